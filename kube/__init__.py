@@ -1,0 +1,1 @@
+"""The vocabulary that all of ktool shares: objects, quantities, selectors, patches, client, informers, certificates."""
