@@ -1,0 +1,162 @@
+"""The seam between a client and an API server: one request in, one response out.
+
+`HTTPTransport` speaks HTTPS to a server anywhere; inside the master, control's LocalTransport hands the same Request
+to the same pipeline without a socket. Everything above (client, informers) cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from kube.kubeconfig import Connection
+from kube.status import ApiError
+
+Query = Sequence[tuple[str, str]]
+
+CONNECT_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One API request. `path` is decoded and without query; `headers` have lower-case names."""
+
+    method: str
+    path: str
+    query: Query = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(slots=True)
+class Response:
+    """One API response: either `body`, or `stream` for a watch or a followed log (then `body` is empty).
+
+    Whoever gets a response with a stream must exhaust it or `await close()`.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+
+    async def close(self) -> None:
+        """End an unfinished stream and give its connection back."""
+        closer = getattr(self.stream, "aclose", None)
+        if closer is not None:
+            await closer()
+
+
+class Transport(Protocol):
+    """Carries requests to an API server."""
+
+    async def send(self, request: Request, *, stream: bool = False, timeout: float | None = None) -> Response:
+        """Send one request.
+
+        With `stream` the response's body arrives through `Response.stream`, without a time limit of its own.
+        Raises ConnectionError (or TimeoutError) when no answer came; an answer of any status is a Response.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up all connections."""
+        ...
+
+
+def ssl_context(connection: Connection) -> ssl.SSLContext:
+    """TLS as a kubeconfig's cluster and user entries want it: the cluster's CA only, and the client certificate."""
+    context = ssl.create_default_context(cadata=connection.ca_data.decode() if connection.ca_data else None)
+    if connection.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if connection.client_cert and connection.client_key:
+        # The ssl module reads certificates from files only; the file lives as long as this block, readable by us alone.
+        with tempfile.TemporaryDirectory(prefix="ktool-") as folder:
+            pem = Path(folder) / "client.pem"
+            pem.touch(mode=0o600)
+            pem.write_bytes(connection.client_cert + b"\n" + connection.client_key)
+            context.load_cert_chain(pem)
+    return context
+
+
+class HTTPTransport:
+    """HTTPS (or plain HTTP) to an API server, with connections kept alive."""
+
+    def __init__(self, connection: Connection, *, connections: int = 0) -> None:
+        self._url = URL(connection.server.rstrip("/"))
+        self._headers = {"Authorization": f"Bearer {connection.token}"} if connection.token else {}
+        self._ssl: ssl.SSLContext | bool = ssl_context(connection) if self._url.scheme == "https" else False
+        self._limit = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session, made on first use inside the running loop; also used for WebSockets (exec, attach)."""
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._ssl, limit=self._limit, keepalive_timeout=30),
+                headers=self._headers,
+                auto_decompress=True,
+                read_bufsize=1 << 20,
+            )
+        return self._session
+
+    def url(self, path: str, query: Query = ()) -> URL:
+        """Absolute URL of a path under this server (a server URL may itself have a path)."""
+        return self._url.joinpath(path.lstrip("/")).with_query(list(query))
+
+    async def send(self, request: Request, *, stream: bool = False, timeout: float | None = None) -> Response:
+        total = None if stream else (timeout or REQUEST_TIMEOUT)
+        try:
+            response = await self.session().request(
+                request.method,
+                self.url(request.path, request.query),
+                data=request.body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT),
+            )
+            if stream and response.status < 300:
+                return Response(response.status, response.headers, stream=_chunks(response))
+            async with response:
+                return Response(response.status, response.headers, await response.read())
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"{self._url}: {error}") from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except aiohttp.ClientError as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        # A watch is ended in the middle of its body: the connection cannot be used again.
+        response.close()
+
+
+def raise_for_status(response: Response) -> Response:
+    """The response itself when it is a success, else the ApiError that its Status body describes."""
+    if response.status < 400:
+        return response
+    try:
+        status = orjson.loads(response.body)
+    except orjson.JSONDecodeError:
+        status = None
+    if isinstance(status, dict) and status.get("kind") == "Status":
+        raise ApiError.from_status(status)
+    text = response.body[:500].decode(errors="replace").strip()
+    raise ApiError(response.status, "Unknown", text or f"the server answered {response.status} without a body")
