@@ -1,0 +1,39 @@
+# The whole interface for users and developers. `make` alone says what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help setup up down test lint format bench lock
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian packages, .venv with pinned dependencies
+	@scripts/setup
+
+up: setup ## take this machine to a running cluster with the example application
+	@.venv/bin/ktool up
+
+down: ## remove everything that `make up` made on this machine
+	@if [ -x .venv/bin/ktool ]; then .venv/bin/ktool down; else echo 'down: nothing was set up here'; fi
+
+test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=...)
+	@scripts/setup kubectl
+	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## style, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: setup ## rewrite the code in the project's style
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: setup ## measure start-up, memory and throughput, printed as a table (BENCH_ARGS=...)
+	@scripts/in-netns .venv/bin/python -m bench $(BENCH_ARGS)
+
+lock: ## compile constraints.txt from pyproject.toml (versions and hashes)
+	@scripts/lock
