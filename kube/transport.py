@@ -156,7 +156,4 @@ def raise_for_status(response: Response) -> Response:
         status = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         status = None
-    if isinstance(status, dict) and status.get("kind") == "Status":
-        raise ApiError.from_status(status)
-    text = response.body[:500].decode(errors="replace").strip()
-    raise ApiError(response.status, "Unknown", text or f"the server answered {response.status} without a body")
+    raise ApiError.from_status(status, code=response.status)
