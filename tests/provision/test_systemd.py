@@ -1,0 +1,169 @@
+"""Units and systemctl calls of SystemdServices, with a recorder in the place of systemctl."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from provision.command import CommandFailed
+from provision.services.service import Limits, RestartPolicy, ServiceSpec
+from provision.services.systemd import SystemdServices, parse_show, quote, unit_text
+
+SPEC = ServiceSpec(
+    name="agent",
+    description="ktool agent 100%",
+    argv=("/opt/ktool/bin/python", "-m", "agent", "--label", "a b=$c"),
+    env={"COLOUR": "light blue"},
+    after=("master",),
+    log_path=Path("/var/lib/ktool/log/agent.log"),
+    stop_timeout=20,
+    limits=Limits(open_files=1000),
+)
+
+UNIT = """\
+# Written by ktool; `ktool down` removes it.
+[Unit]
+Description=ktool agent 100%%
+After=network-online.target docker.service ktool-master.service
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/opt/ktool/bin/python -m agent --label "a b=$$c"
+Environment="COLOUR=light blue"
+StandardOutput=append:/var/lib/ktool/log/agent.log
+StandardError=append:/var/lib/ktool/log/agent.log
+Restart=always
+RestartSec=500ms
+TimeoutStopSec=20
+KillMode=process
+Delegate=yes
+LimitNOFILE=1000
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Systemctl:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.answers: dict[str, str | CommandFailed] = {}
+
+    def __call__(
+        self, argv: Sequence[str], *, timeout: float = 0, stdin: str = "", env: Mapping[str, str] | None = None
+    ) -> str:
+        assert argv[0] == "systemctl"
+        self.calls.append(" ".join(argv[1:]))
+        answer = self.answers.get(argv[1], "")
+        if isinstance(answer, CommandFailed):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def systemctl() -> Systemctl:
+    return Systemctl()
+
+
+@pytest.fixture
+def services(tmp_path: Path, systemctl: Systemctl) -> SystemdServices:
+    return SystemdServices(unit_directory=tmp_path, runner=systemctl)
+
+
+def local(tmp_path: Path, name: str, *after: str) -> ServiceSpec:
+    log = tmp_path / "log" / f"{name}.log"
+    return ServiceSpec(name=name, description=name, argv=("/bin/true",), log_path=log, after=after)
+
+
+def test_unit() -> None:
+    assert unit_text(SPEC, prefix="ktool-") == UNIT
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    spec = ServiceSpec(
+        name="probe",
+        description="50% of $it",
+        argv=("/bin/sh", "-c", "echo \"a\" 'b' $c 100%"),
+        log_path=tmp_path / "l",
+    )
+    unit = tmp_path / "ktool-probe.service"
+    unit.write_text(unit_text(spec, prefix="ktool-"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "ktool-probe" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("plain", "plain"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("50%", "50%%"),
+        ("$HOME", '"$$HOME"'),
+        ('say "x"', '"say \\"x\\""'),
+    ],
+)
+def test_quote(text: str, quoted: str) -> None:
+    assert quote(text) == quoted
+
+
+def test_install_is_idempotent(services: SystemdServices, systemctl: Systemctl, tmp_path: Path) -> None:
+    assert services.install(local(tmp_path, "master")) is True
+    assert services.install(local(tmp_path, "master")) is False
+    assert systemctl.calls == ["daemon-reload", "enable --quiet ktool-master.service"]
+    assert services.log_path("master") == tmp_path / "log" / "master.log"
+
+
+def test_names_in_starting_order_and_removal_in_reverse(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    (tmp_path / "other.service").write_text("[Unit]\n")
+    for name, after in (("agent", "master"), ("master", "store"), ("store", "nothing")):
+        services.install(local(tmp_path, name, after))
+    assert services.names() == ["store", "master", "agent"]
+    systemctl.calls.clear()
+    services.shutdown()
+    stops = [call for call in systemctl.calls if call.startswith("stop")]
+    assert stops == ["stop ktool-agent.service", "stop ktool-master.service", "stop ktool-store.service"]
+    assert [path.name for path in tmp_path.glob("*.service")] == ["other.service"]
+    systemctl.calls.clear()
+    services.shutdown()
+    assert systemctl.calls == []
+
+
+def test_stop_with_a_timeout_kills_the_main_process_only(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    services.install(local(tmp_path, "agent"))
+    systemctl.calls.clear()
+    systemctl.answers["stop"] = CommandFailed(["systemctl", "stop"], None, "no end")
+    with pytest.raises(CommandFailed):
+        services.stop("agent", timeout=1)
+    assert systemctl.calls[1] == "kill --signal=SIGKILL --kill-who=main ktool-agent.service"
+
+
+def test_status() -> None:
+    text = "ActiveState=active\nSubState=running\nMainPID=77\nNRestarts=2\nActiveEnterTimestampMonotonic=5000000\n"
+    status = parse_show("agent", text, now=65.0)
+    assert (status.running, status.pid, status.restarts, status.uptime) == (True, 77, 2, 60.0)
+    assert status.state == "active (running)"
+    assert parse_show("agent", "ActiveState=failed\nMainPID=0\n", now=1.0).running is False
+
+
+def test_unknown_service(services: SystemdServices) -> None:
+    assert services.status("x").running is False
+    services.stop("x")
+    services.remove("x")
+    assert services.log_path("x") is None
+
+
+def test_restart_policies() -> None:
+    assert [policy.value for policy in RestartPolicy] == ["always", "on-failure", "no"]
