@@ -59,6 +59,10 @@ def _no_errors(*_: Any) -> list[FieldError]:
     return []
 
 
+def _metadata_finalizers(obj: Object) -> list[str]:
+    return obj.get("metadata", {}).get("finalizers") or []
+
+
 def _name_and_namespace(obj: Object) -> dict[str, str]:
     metadata = obj.get("metadata", {})
     return {"metadata.name": metadata.get("name", ""), "metadata.namespace": metadata.get("namespace", "")}
@@ -77,6 +81,12 @@ class Resource:
     validate_status(new, old) findings about a change through /status
     fields(obj)              the values that field selectors may ask for
     grace_period_seconds(obj) how long deletion waits by default; 0: removed at once
+    finalizers(obj)          what must be done before the object goes (a Namespace has spec.finalizers as well)
+    prepare_delete(obj)      in place, when deletion is asked for and has to wait (a Namespace's phase)
+    from_storage(obj), to_storage(obj)
+                             between this version and the stored one, for kinds that share a `storage_prefix`
+    handler                  serves the resource instead of the store, for kinds that are never stored (reviews):
+                             `control/api/subresources/<handler>.py`, verb create only
     """
 
     kind: Kind
@@ -97,6 +107,11 @@ class Resource:
     fields: Callable[[Object], dict[str, str]] = _name_and_namespace
     selectable_fields: frozenset[str] = frozenset({"metadata.name", "metadata.namespace"})
     grace_period_seconds: Callable[[Object], int] | None = None
+    finalizers: Callable[[Object], list[str]] = _metadata_finalizers
+    prepare_delete: Callable[[Object], None] = _nothing
+    from_storage: Callable[[Object], Object] | None = None
+    to_storage: Callable[[Object], Object] | None = None
+    handler: str = ""
     ttl_seconds: int = 0
     storage_prefix: str = ""
 
@@ -105,7 +120,7 @@ class Resource:
 
     @property
     def prefix(self) -> str:
-        """Where the kind's objects are in the store; `/registry/pods/`. Both Event kinds share one."""
+        """Where the kind's objects are in the store: `/registry/<one word>/`. Both Event kinds share one."""
         return self.storage_prefix or f"/registry/{self.kind.group_resource}/"
 
     def key(self, namespace: str, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from control.api.attributes import Attributes, Object, ObjectReader, UserInfo
+from control.api.attributes import Attributes, Authenticator, Authorizer, Object, ObjectReader, UserInfo
 from control.api.resource import Resource, Subresource
 from kube.kinds import Kind
 from kube.transport import Request, Response
@@ -116,10 +116,15 @@ class ServerAssets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubresourceContext:
-    """One call of a subresource. `attributes` has user, verb, namespace and name; `upgrade` is set for WebSockets.
+    """One call of a subresource, or of a resource that is served by a handler alone (reviews; `Resource.handler`).
 
-    `object` is the current object that the subresource belongs to (shared: do not change it), except for a resource
-    whose subresource needs none.
+    attributes       user, verb, namespace and name
+    object           the object that the subresource belongs to (shared: do not change it); {} for a review
+    body             the request's body as plain data, checked against the schema of `subresource.kind`, defaulted and
+                     admitted (operation CREATE); None for GET, DELETE, PATCH and connections (exec, log, proxy)
+    changed(current) for PUT and PATCH: what the request makes of the subresource's current form (PUT: the body,
+                     PATCH: the current form patched); raises ApiError
+    upgrade          set when the client asks for a WebSocket
     """
 
     resource: Resource
@@ -128,6 +133,10 @@ class SubresourceContext:
     object: Object
     reader: ObjectReader
     operations: Operations
+    authenticator: Authenticator
+    authorizer: Authorizer
+    changed: Callable[[Object], Object]
+    body: Object | None = None
     assets: ServerAssets | None = None
     upgrade: Upgrade | None = None
     dry_run: bool = False
