@@ -147,6 +147,11 @@ def by_resource(group: str, version: str, plural: str) -> Kind | None:
     return _BY_RESOURCE.get((group, version, plural))
 
 
+def known(group: str, version: str, plural: str) -> Kind:
+    """Kind for a resource that the table must have; LookupError if it has not."""
+    return _BY_RESOURCE[group, version, plural]
+
+
 @cache
 def model(kind: Kind) -> type[Any]:
     """Typed object (msgspec Struct) of a kind; its module is imported on first use."""
