@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from control.api.resource import Column, Object, Resource
@@ -39,6 +40,11 @@ def convert(obj: Object, api_version: str) -> Object:
     to_core = api_version == "v1"
     names = {new: old for old, new in RENAMED} if to_core else dict(RENAMED)
     return {names.get(k, k): v for k, v in obj.items()} | {"apiVersion": api_version}
+
+
+def view(api_version: str) -> Callable[[Object], Object]:
+    """The conversion into one view."""
+    return lambda obj: convert(obj, api_version)
 
 
 def default(obj: Object) -> None:
@@ -110,6 +116,8 @@ RESOURCES = tuple(
         selectable_fields=SELECTABLE,
         ttl_seconds=TTL_SECONDS,
         storage_prefix=PREFIX,
+        from_storage=view(kind.api_version),
+        to_storage=view(CORE.api_version),
     )
     for kind in (CORE, EVENTS)
 )

@@ -30,6 +30,15 @@ def prepare_update(new: Object, old: Object) -> None:
     new["status"] = old.get("status", {})
 
 
+def finalizers(obj: Object) -> list[str]:
+    metadata, spec = obj.get("metadata") or {}, obj.get("spec") or {}
+    return [*(metadata.get("finalizers") or ()), *(spec.get("finalizers") or ())]
+
+
+def prepare_delete(obj: Object) -> None:
+    obj.setdefault("status", {})["phase"] = "Terminating"
+
+
 RESOURCES = (
     Resource(
         kind=KIND,
@@ -49,6 +58,8 @@ RESOURCES = (
         default=default,
         prepare_create=prepare_create,
         prepare_update=prepare_update,
+        finalizers=finalizers,
+        prepare_delete=prepare_delete,
         validate_name=names.dns1123_label,
         fields=lambda o: {
             "metadata.name": columns.metadata_cell(o, "name"),
