@@ -1,0 +1,749 @@
+"""The store's contract, the same for every engine: what etcd promises and the API server relies on.
+
+`sqlite-narrow` is the SQLite engine with almost no memory for recent events, so that its watches read the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from control.store.errors import (
+    CompactedError,
+    ConflictError,
+    FutureRevisionError,
+    KeyNotFoundError,
+    LeaseNotFoundError,
+    StoreClosedError,
+)
+from control.store.sqlite import SqliteStore
+from control.store.store import DeleteResult, Event, EventType, KeyValue, Store, Watch
+
+T = TypeVar("T")
+
+# An engine opens the store that lives in a directory; opening it again after close finds what was there.
+Engine = Callable[[Path], Awaitable[Store]]
+ENGINES: dict[str, Engine] = {
+    "sqlite": lambda directory: SqliteStore.open(directory / "state.db"),
+    "sqlite-narrow": lambda directory: SqliteStore.open(directory / "state.db", window_events=3),
+}
+
+Opener = Callable[[], Awaitable[Store]]
+
+
+@pytest.fixture(params=ENGINES)
+async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
+    """Opens the store (again); all are closed at the end."""
+    opened: list[Store] = []
+
+    async def open_again() -> Store:
+        store = await ENGINES[request.param](tmp_path)
+        opened.append(store)
+        return store
+
+    yield open_again
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(open_store: Opener) -> Store:
+    return await open_store()
+
+
+async def take(watch: Watch, count: int) -> list[Event]:
+    """The next `count` events."""
+    events: list[Event] = []
+    async with asyncio.timeout(20):
+        while len(events) < count:
+            events += await anext(watch)
+    assert len(events) == count
+    return events
+
+
+async def changes(store: Store, prefix: str, from_revision: int, count: int) -> list[tuple[str, str, bytes, int]]:
+    async with store.watch(prefix, from_revision=from_revision) as watch:
+        return [(e.type.value, e.kv.key, e.kv.value, e.kv.mod_revision) for e in await take(watch, count)]
+
+
+class TestKeys:
+    async def test_an_empty_store_has_a_revision_and_no_keys(self, store: Store) -> None:
+        assert await store.revision() == 1
+        assert await store.get("/a") is None
+        page = await store.range("")
+        assert (page.items, page.revision, page.more, page.remaining) == ((), 1, False, 0)
+
+    async def test_a_key_goes_through_its_life(self, store: Store) -> None:
+        assert await store.put("/a", b"one") == 2
+        assert await store.put("/b", b"other") == 3
+        assert await store.put("/a", b"two") == 4
+        assert await store.get("/a") == KeyValue("/a", b"two", create_revision=2, mod_revision=4, version=2)
+        assert await store.delete("/a") == DeleteResult(5, KeyValue("/a", b"two", 2, 4, 2))
+        assert await store.get("/a") is None
+        assert await store.put("/a", b"") == 6
+        assert await store.get("/a") == KeyValue("/a", b"", create_revision=6, mod_revision=6, version=1)
+        assert await store.revision() == 6
+
+    async def test_the_past_can_be_read(self, store: Store) -> None:
+        await store.put("/a", b"one")
+        await store.put("/a", b"two")
+        await store.delete("/a")
+        seen = [await store.get("/a", revision=revision) for revision in (1, 2, 3, 4)]
+        assert [kv and kv.value for kv in seen] == [None, b"one", b"two", None]
+
+    async def test_the_future_cannot(self, store: Store) -> None:
+        await store.put("/a", b"one")
+        with pytest.raises(FutureRevisionError) as caught:
+            await store.get("/a", revision=3)
+        assert (caught.value.revision, caught.value.current) == (3, 2)
+        with pytest.raises(FutureRevisionError):
+            await store.range("/", revision=3)
+
+    async def test_deleting_nothing_is_an_error_and_no_revision(self, store: Store) -> None:
+        with pytest.raises(KeyNotFoundError) as caught:
+            await store.delete("/a")
+        assert caught.value.key == "/a"
+        assert await store.revision() == 1
+
+    async def test_any_text_is_a_key_and_any_bytes_a_value(self, store: Store) -> None:
+        keys = ["/ä", "/\x00", "/\U0010ffff", "/z", "/日本", "/'; --", "/%"]
+        for key in keys:
+            await store.put(key, bytes(range(256)) + key.encode())
+        page = await store.range("/")
+        assert [kv.key for kv in page.items] == sorted(keys)
+        assert all(kv.value == bytes(range(256)) + kv.key.encode() for kv in page.items)
+        assert [kv.key for kv in (await store.range("/\U0010ffff")).items] == ["/\U0010ffff"]
+
+    async def test_a_key_needs_a_name(self, store: Store) -> None:
+        for call in (store.get(""), store.put("", b""), store.delete("")):
+            with pytest.raises(ValueError):
+                await call
+
+    async def test_a_big_value_comes_back(self, store: Store) -> None:
+        value = bytes(1_500_000)
+        revision = await store.put("/big", value)
+        kv = await store.get("/big")
+        assert kv is not None
+        assert (kv.value, kv.mod_revision) == (value, revision)
+
+
+class TestCompareAndSwap:
+    async def test_zero_means_that_the_key_must_not_exist(self, store: Store) -> None:
+        revision = await store.put("/a", b"one", expected_revision=0)
+        with pytest.raises(ConflictError) as caught:
+            await store.put("/a", b"two", expected_revision=0)
+        assert (caught.value.key, caught.value.expected) == ("/a", 0)
+        assert caught.value.actual == KeyValue("/a", b"one", revision, revision, 1)
+        await store.delete("/a")
+        await store.put("/a", b"three", expected_revision=0)
+
+    async def test_only_the_latest_revision_matches(self, store: Store) -> None:
+        first = await store.put("/a", b"one")
+        second = await store.put("/a", b"two", expected_revision=first)
+        with pytest.raises(ConflictError):
+            await store.put("/a", b"three", expected_revision=first)
+        with pytest.raises(ConflictError):
+            await store.delete("/a", expected_revision=first)
+        assert (await store.delete("/a", expected_revision=second)).previous.value == b"two"
+
+    async def test_what_does_not_exist_matches_no_revision(self, store: Store) -> None:
+        with pytest.raises(ConflictError) as caught:
+            await store.put("/a", b"one", expected_revision=7)
+        assert caught.value.actual is None
+        with pytest.raises(ConflictError):
+            await store.delete("/a", expected_revision=7)
+        assert await store.revision() == 1
+
+    async def test_a_refused_change_leaves_its_neighbours_alone(self, store: Store) -> None:
+        calls = [store.put("/a", b"x", expected_revision=0) for _ in range(3)]
+        calls += [store.put("/b", b"x"), store.put("/c", b"x", lease=99), store.put("/d", b"x")]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        kinds = [type(result) for result in results]
+        assert sorted(kind.__name__ for kind in kinds[:3]) == ["ConflictError", "ConflictError", "int"]
+        assert kinds[3:] == [int, LeaseNotFoundError, int]
+        assert [kv.key for kv in (await store.range("/")).items] == ["/a", "/b", "/d"]
+        assert await store.revision() == 4
+
+    async def test_twenty_writers_increment_one_counter(self, store: Store) -> None:
+        await store.put("/counter", b"0")
+        successes = conflicts = 0
+
+        async def increment() -> None:
+            nonlocal successes, conflicts
+            for _ in range(50):
+                kv = await store.get("/counter")
+                assert kv is not None
+                try:
+                    await store.put("/counter", b"%d" % (int(kv.value) + 1), expected_revision=kv.mod_revision)
+                    successes += 1
+                except ConflictError:
+                    conflicts += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(increment())
+        kv = await store.get("/counter")
+        assert kv is not None
+        assert successes + conflicts == 1000
+        assert int(kv.value) == successes > 0
+        assert kv.version == successes + 1
+
+
+class TestRange:
+    async def test_only_the_prefix_in_key_order(self, store: Store) -> None:
+        for key in ("/b/2", "/a", "/b", "/b/10", "/b/1", "/c"):
+            await store.put(key, b"")
+        await store.delete("/b/2")
+        assert [kv.key for kv in (await store.range("/b/")).items] == ["/b/1", "/b/10"]
+        assert [kv.key for kv in (await store.range("/b")).items] == ["/b", "/b/1", "/b/10"]
+        assert len((await store.range("")).items) == 5
+
+    async def test_pages_at_one_revision_while_others_write(self, store: Store) -> None:
+        for i in range(100):
+            await store.put(f"/k/{i:03}", b"old")
+        writing = True
+
+        async def write() -> None:
+            i = 0
+            while writing:
+                await store.put(f"/k/{i % 100:03}", b"new")
+                await store.put(f"/k/{i % 100:03}/more", b"new")
+                if i % 3 == 0:
+                    await store.delete(f"/k/{i % 100:03}")
+                i += 1
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write())
+            page = await store.range("/k/", limit=7)
+            items, revision, remaining = list(page.items), page.revision, [page.remaining]
+            while page.more:
+                page = await store.range("/k/", limit=7, start_after=items[-1].key, revision=revision)
+                assert page.revision == revision
+                items += page.items
+                remaining.append(page.remaining)
+            writing = False
+        expected = await store.range("/k/", revision=revision)
+        assert tuple(items) == expected.items
+        assert remaining == [max(0, len(items) - 7 * (n + 1)) for n in range(len(remaining))]
+
+    async def test_the_last_page_says_so(self, store: Store) -> None:
+        for key in ("/a", "/b", "/c"):
+            await store.put(key, b"")
+        first = await store.range("/", limit=2)
+        assert ([kv.key for kv in first.items], first.more, first.remaining) == (["/a", "/b"], True, 1)
+        exact = await store.range("/", limit=3)
+        assert (exact.more, exact.remaining) == (False, 0)
+        rest = await store.range("/", limit=2, start_after="/b")
+        assert ([kv.key for kv in rest.items], rest.more) == (["/c"], False)
+        before = await store.range("/b", start_after="/a")
+        assert [kv.key for kv in before.items] == ["/b"]
+
+    async def test_a_negative_limit_is_refused(self, store: Store) -> None:
+        with pytest.raises(ValueError):
+            await store.range("/", limit=-1)
+
+
+class TestWatch:
+    async def test_from_the_past_into_the_present(self, store: Store) -> None:
+        await store.put("/w/a", b"one")
+        await store.put("/other", b"x")
+        await store.put("/w/a", b"two")
+        async with store.watch("/w/", from_revision=2) as watch:
+            past = await take(watch, 2)
+            await store.delete("/w/a")
+            await store.put("/w/b", b"three")
+            events = past + await take(watch, 2)
+        one, two = KeyValue("/w/a", b"one", 2, 2, 1), KeyValue("/w/a", b"two", 2, 4, 2)
+        assert events == [
+            Event(EventType.PUT, one, None),
+            Event(EventType.PUT, two, one),
+            Event(EventType.DELETE, KeyValue("/w/a", b"", 0, 5, 0), two),
+            Event(EventType.PUT, KeyValue("/w/b", b"three", 6, 6, 1), None),
+        ]
+
+    async def test_starts_in_the_middle(self, store: Store) -> None:
+        for i in range(10):
+            await store.put("/w", b"%d" % i)
+        assert [value for _, _, value, _ in await changes(store, "/w", 7, 5)] == [b"5", b"6", b"7", b"8", b"9"]
+
+    async def test_waits_for_a_future_revision(self, store: Store) -> None:
+        async with store.watch("", from_revision=5) as watch:
+            for i in range(2, 8):
+                assert await store.put("/w", b"%d" % i) == i
+            assert [event.kv.mod_revision for event in await take(watch, 3)] == [5, 6, 7]
+
+    async def test_resumed_in_a_thousand_writes_sees_each_once_in_order(self, store: Store) -> None:
+        async def write() -> None:
+            async with asyncio.TaskGroup() as group:
+                for writer in range(10):
+                    group.create_task(write_part(writer))
+
+        async def write_part(writer: int) -> None:
+            for i in range(100):
+                await store.put(f"/w/{writer}", b"%d" % i)
+                await store.put(f"/quiet/{writer}", b"")
+
+        seen: list[tuple[str, bytes]] = []
+        revisions: list[int] = [1]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write())
+            while len(seen) < 1000:
+                # dropped after some events, and resumed from the revision after the last one seen
+                dropped_at = len(seen) + 130
+                async with asyncio.timeout(20), store.watch("/w/", from_revision=revisions[-1] + 1) as watch:
+                    async for events in watch:
+                        seen += [(event.kv.key, event.kv.value) for event in events]
+                        revisions += [event.kv.mod_revision for event in events]
+                        if len(seen) >= min(dropped_at, 1000):
+                            break
+        assert revisions == sorted(set(revisions))
+        for writer in range(10):
+            assert [v for k, v in seen if k == f"/w/{writer}"] == [b"%d" % i for i in range(100)]
+
+    async def test_a_cancelled_wait_loses_nothing(self, store: Store) -> None:
+        async with store.watch("/", from_revision=2) as watch:
+            seen: list[Event] = []
+            for i in range(50):
+                waiting = asyncio.ensure_future(anext(watch))
+                await asyncio.sleep(0)
+                put = asyncio.ensure_future(store.put("/a", b"%d" % i))
+                for _ in range(i % 7):
+                    await asyncio.sleep(0)
+                waiting.cancel()
+                await put
+                with suppress(asyncio.CancelledError):
+                    seen += await waiting
+            seen += await take(watch, 50 - len(seen))
+        assert [event.kv.value for event in seen] == [b"%d" % i for i in range(50)]
+
+    async def test_a_watcher_that_stalls_still_sees_everything(self, store: Store) -> None:
+        async with store.watch("/w", from_revision=2) as stalled:
+            for i in range(0, 3000, 10):
+                await asyncio.gather(*(store.put("/w", b"%d" % (i + n)) for n in range(10)))
+            assert [event.kv.value for event in await take(stalled, 3000)] == [b"%d" % i for i in range(3000)]
+
+    async def test_an_open_watch_of_a_quiet_prefix_outlives_compaction(self, store: Store) -> None:
+        async with store.watch("/quiet", from_revision=2) as watch:
+            waiting = asyncio.ensure_future(take(watch, 1))
+            for i in range(50):
+                await store.put("/busy", b"%d" % i)
+            await store.compact(await store.revision())
+            await store.put("/quiet", b"at last")
+            assert [event.kv.value for event in await waiting] == [b"at last"]
+
+    async def test_progress_moves_with_the_events_of_others(self, store: Store) -> None:
+        async with store.watch("/w/", from_revision=2) as watch:
+            assert watch.progress == 1
+            await store.put("/w/a", b"")
+            await store.put("/other", b"")
+            assert watch.progress == 1  # one event has not been handed out
+            await take(watch, 1)
+            waiting = asyncio.ensure_future(anext(watch))
+            await store.put("/other", b"")
+            for _ in range(1000):
+                if watch.progress == 4:
+                    break
+                await asyncio.sleep(0.001)
+            assert watch.progress == await store.revision() == 4
+            await store.put("/w/b", b"")
+            assert [event.kv.key for event in await waiting] == ["/w/b"]
+            assert watch.progress == 5
+
+    async def test_many_watchers_see_the_same(self, store: Store) -> None:
+        async def watch_all() -> list[tuple[str, str, bytes, int]]:
+            return await changes(store, "/w", 2, 100)
+
+        watchers = [asyncio.ensure_future(watch_all()) for _ in range(20)]
+        for i in range(100):
+            await store.put(f"/w/{i % 7}", b"%d" % i)
+        seen = await asyncio.gather(*watchers)
+        assert all(events == seen[0] for events in seen)
+        assert [value for _, _, value, _ in seen[0]] == [b"%d" % i for i in range(100)]
+
+    async def test_ends_with_the_store(self, store: Store) -> None:
+        async with store.watch("/", from_revision=2) as watch:
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.01)
+            await store.close()
+            with pytest.raises(StoreClosedError):
+                await waiting
+
+    async def test_revision_zero_is_refused(self, store: Store) -> None:
+        with pytest.raises(ValueError):
+            store.watch("/", from_revision=0)
+
+
+class TestCompaction:
+    async def test_history_is_gone_and_the_present_stays(self, store: Store) -> None:
+        await store.put("/gone", b"x")
+        await store.put("/a", b"one")
+        await store.put("/a", b"two")
+        await store.put("/b", b"one")
+        await store.delete("/gone")  # revision 6
+        await store.put("/a", b"three")
+        await store.compact(6)
+        for revision in (1, 5):
+            with pytest.raises(CompactedError) as caught:
+                await store.range("/", revision=revision)
+            assert (caught.value.revision, caught.value.compact_revision) == (revision, 6)
+            with pytest.raises(CompactedError):
+                await store.get("/a", revision=revision)
+        assert [(kv.key, kv.value) for kv in (await store.range("/", revision=6)).items] == [
+            ("/a", b"two"),
+            ("/b", b"one"),
+        ]
+        kv = await store.get("/a")
+        assert kv == KeyValue("/a", b"three", create_revision=3, mod_revision=7, version=3)
+
+    async def test_a_watch_from_forgotten_history_is_refused(self, store: Store) -> None:
+        for i in range(10):
+            await store.put("/a", b"%d" % i)
+        await store.compact(8)
+        for prefix in ("/a", "/nothing", ""):
+            async with store.watch(prefix, from_revision=7) as watch:
+                with pytest.raises(CompactedError) as caught:
+                    await anext(watch)
+                assert caught.value.compact_revision == 8
+        assert [revision for *_, revision in await changes(store, "/a", 8, 4)] == [8, 9, 10, 11]
+
+    async def test_a_deletion_at_the_compacted_revision_is_still_seen(self, store: Store) -> None:
+        await store.put("/a", b"x")
+        deleted = (await store.delete("/a")).revision
+        await store.put("/b", b"x")
+        await store.compact(deleted)
+        assert [(kind, revision) for kind, _, _, revision in await changes(store, "/a", deleted, 1)] == [
+            ("DELETE", deleted)
+        ]
+        await store.compact(deleted + 1)
+        assert [kv.key for kv in (await store.range("/")).items] == ["/b"]
+
+    async def test_the_previous_value_after_compaction_is_known(self, store: Store) -> None:
+        await store.put("/a", b"one")
+        await store.put("/b", b"other")
+        await store.compact(3)
+        await store.put("/a", b"two")
+        async with store.watch("/a", from_revision=4) as watch:
+            [event] = await take(watch, 1)
+        assert event.prev_kv == KeyValue("/a", b"one", 2, 2, 1)
+
+    async def test_a_stalled_watcher_that_was_overtaken_is_told(self, store: Store) -> None:
+        async with store.watch("/a", from_revision=2) as watch:
+            await store.put("/a", b"first")
+            await take(watch, 1)
+            for _ in range(300):
+                await asyncio.gather(*(store.put("/a", b"later") for _ in range(10)))
+            await store.compact(await store.revision())
+            with pytest.raises(CompactedError):
+                async for _ in watch:
+                    pass
+
+    async def test_compacting_again_or_backward_changes_nothing(self, store: Store) -> None:
+        for i in range(5):
+            await store.put("/a", b"%d" % i)
+        await store.compact(4)
+        await store.compact(4)
+        await store.compact(2)
+        assert (await store.range("/", revision=4)).revision == 4
+        with pytest.raises(CompactedError):
+            await store.range("/", revision=3)
+
+    async def test_the_future_cannot_be_compacted(self, store: Store) -> None:
+        with pytest.raises(FutureRevisionError):
+            await store.compact(2)
+
+    async def test_the_revision_survives_the_deletion_and_compaction_of_everything(self, open_store: Opener) -> None:
+        store = await open_store()
+        await store.put("/a", b"x")
+        last = (await store.delete("/a")).revision
+        await store.compact(last)
+        await store.close()
+        store = await open_store()
+        assert await store.revision() == last
+        assert (await store.range("")).revision == last
+        assert await store.put("/a", b"x") == last + 1
+
+    async def test_writes_go_on_meanwhile(self, store: Store) -> None:
+        for _ in range(200):
+            await asyncio.gather(*(store.put(f"/{n}", b"x" * 500) for n in range(10)))
+        compaction = asyncio.ensure_future(store.compact(await store.revision()))
+        revisions = [await store.put("/during", b"x") for _ in range(20)]
+        await compaction
+        assert revisions == list(range(2002, 2022))
+        assert len((await store.range("/")).items) == 11
+
+
+class TestLeases:
+    async def test_expiry_deletes_the_keys_as_ordinary_revisions(self, store: Store) -> None:
+        lease = await store.grant_lease(1)
+        await store.put("/l/a", b"x", lease=lease)
+        await store.put("/l/b", b"x", lease=lease)
+        await store.put("/stays", b"x")
+        kv = await store.get("/l/a")
+        assert kv is not None
+        assert kv.lease == lease
+        events = await changes(store, "/l/", 2, 4)
+        assert sorted((kind, key) for kind, key, _, _ in events[2:]) == [("DELETE", "/l/a"), ("DELETE", "/l/b")]
+        assert [kv.key for kv in (await store.range("/")).items] == ["/stays"]
+        with pytest.raises(LeaseNotFoundError) as caught:
+            await store.keepalive(lease)
+        assert caught.value.lease == lease
+
+    async def test_keepalive_puts_it_off(self, store: Store) -> None:
+        lease = await store.grant_lease(2)
+        await store.put("/a", b"x", lease=lease)
+        for _ in range(4):
+            await asyncio.sleep(0.7)
+            assert await store.keepalive(lease) == 2
+        assert await store.get("/a") is not None
+
+    async def test_revoke_ends_it_now(self, store: Store) -> None:
+        lease = await store.grant_lease(3600)
+        other = await store.grant_lease(3600)
+        assert lease != other
+        await store.put("/a", b"x", lease=lease)
+        await store.put("/b", b"x", lease=lease)
+        await store.put("/b", b"taken from the lease")
+        await store.put("/c", b"x", lease=lease)
+        await store.put("/c", b"taken by another", lease=other)
+        await store.put("/d", b"x", lease=lease)
+        await store.delete("/d")
+        await store.put("/d", b"made anew")
+        await store.revoke(lease)
+        assert [kv.key for kv in (await store.range("/")).items] == ["/b", "/c", "/d"]
+        for call in (store.revoke(lease), store.keepalive(lease), store.put("/e", b"", lease=lease)):
+            with pytest.raises(LeaseNotFoundError):
+                await call
+
+    async def test_survives_a_restart(self, open_store: Opener) -> None:
+        store = await open_store()
+        lease = await store.grant_lease(3600)
+        await store.put("/a", b"x", lease=lease)
+        await store.close()
+        store = await open_store()
+        assert await store.keepalive(lease) == 3600
+        assert await store.grant_lease(5) != lease
+        await store.revoke(lease)
+        assert await store.get("/a") is None
+
+    async def test_needs_a_time_to_live(self, store: Store) -> None:
+        with pytest.raises(ValueError):
+            await store.grant_lease(0)
+
+
+class TestLife:
+    async def test_everything_is_there_after_reopening(self, open_store: Opener) -> None:
+        store = await open_store()
+        for i in range(20):
+            await store.put(f"/{i % 4}", b"%d" % i)
+        await store.delete("/0")
+        await store.compact(10)
+        before = await store.range("/")
+        await store.close()
+        store = await open_store()
+        assert await store.range("/") == before
+        assert [revision for *_, revision in await changes(store, "", 11, 12)] == list(range(11, 23))
+        with pytest.raises(CompactedError):
+            await store.range("/", revision=9)
+
+    async def test_close_finishes_what_was_begun(self, open_store: Opener) -> None:
+        store = await open_store()
+        puts = [asyncio.ensure_future(store.put(f"/{i}", b"x")) for i in range(100)]
+        await asyncio.sleep(0)
+        await store.close()
+        assert sorted(await asyncio.gather(*puts)) == list(range(2, 102))
+        store = await open_store()
+        assert len((await store.range("/")).items) == 100
+
+    async def test_a_closed_store_says_so(self, store: Store) -> None:
+        await store.close()
+        await store.close()
+        calls = [store.get("/a"), store.range("/"), store.put("/a", b""), store.delete("/a"), store.revision()]
+        calls += [store.compact(1), store.grant_lease(1), store.keepalive(1), store.revoke(1)]
+        for call in calls:
+            with pytest.raises(StoreClosedError):
+                await call
+
+    async def test_a_cancelled_caller_does_not_hinder_others(self, store: Store) -> None:
+        puts = [asyncio.ensure_future(store.put(f"/{i}", b"x")) for i in range(50)]
+        await asyncio.sleep(0)
+        for put in puts[::2]:
+            put.cancel()
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        assert all(isinstance(result, int) for result in results[1::2])
+        revision = await store.put("/after", b"x")
+        assert [r for *_, r in await changes(store, "", 2, revision - 1)] == list(range(2, revision + 1))
+
+
+KEYS = st.sampled_from(["/a", "/a/1", "/a/2", "/b", "/ab"])
+PREFIXES = st.sampled_from(["", "/", "/a", "/a/", "/b", "/none"])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Any sequence of calls, compared with a list of events kept beside the store."""
+
+    def __init__(self, engine: Engine, directory: Path) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.engine = engine
+        self.directory = directory
+        self.store = self.run(self.open())
+        self.events: list[Event] = []  # event i is revision i + 2
+        self.compacted = 0
+        self.leases: set[int] = set()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    async def open(self) -> Store:
+        return await self.engine(self.directory)
+
+    @property
+    def revision(self) -> int:
+        return len(self.events) + 1
+
+    def state(self, revision: int) -> dict[str, KeyValue]:
+        keys: dict[str, KeyValue] = {}
+        for event in self.events[: revision - 1]:
+            if event.type is EventType.PUT:
+                keys[event.kv.key] = event.kv
+            else:
+                del keys[event.kv.key]
+        return dict(sorted(keys.items()))
+
+    def happened(self, kind: EventType, key: str, value: bytes = b"", lease: int = 0) -> None:
+        old = self.state(self.revision).get(key)
+        revision = self.revision + 1
+        if kind is EventType.DELETE:
+            kv = KeyValue(key, b"", 0, revision, 0)
+        else:
+            kv = KeyValue(
+                key, value, old.create_revision if old else revision, revision, old.version + 1 if old else 1, lease
+            )
+        self.events.append(Event(kind, kv, old))
+
+    @rule(key=KEYS, value=st.binary(max_size=4), guess=st.sampled_from(["any", "none", "right", "wrong"]))
+    def put(self, key: str, value: bytes, guess: str) -> None:
+        old = self.state(self.revision).get(key)
+        actual = old.mod_revision if old else 0
+        expected = {"any": None, "none": 0, "right": actual, "wrong": actual + 1}[guess]
+        call = self.store.put(key, value, expected_revision=expected)
+        if expected in (None, actual):
+            assert self.run(call) == self.revision + 1
+            self.happened(EventType.PUT, key, value)
+        else:
+            with pytest.raises(ConflictError) as caught:
+                self.run(call)
+            assert caught.value.actual == old
+
+    @rule(key=KEYS, exact=st.booleans())
+    def delete(self, key: str, exact: bool) -> None:
+        old = self.state(self.revision).get(key)
+        call = self.store.delete(key, expected_revision=old.mod_revision if old and exact else None)
+        if old is None:
+            with pytest.raises(KeyNotFoundError):
+                self.run(call)
+        else:
+            assert self.run(call) == DeleteResult(self.revision + 1, old)
+            self.happened(EventType.DELETE, key)
+
+    @rule(prefix=PREFIXES, after=st.one_of(st.just(""), KEYS), limit=st.integers(0, 3), data=st.data())
+    def range(self, prefix: str, after: str, limit: int, data: st.DataObject) -> None:
+        revision = data.draw(st.integers(0, self.revision + 1))
+        call = self.store.range(prefix, start_after=after, limit=limit, revision=revision)
+        if revision > self.revision:
+            with pytest.raises(FutureRevisionError):
+                self.run(call)
+        elif 0 < revision < self.compacted:
+            with pytest.raises(CompactedError):
+                self.run(call)
+        else:
+            page = self.run(call)
+            state = self.state(revision or self.revision)
+            items = [kv for key, kv in state.items() if key.startswith(prefix) and key > after]
+            shown = items[:limit] if limit else items
+            assert list(page.items) == shown
+            assert (page.revision, page.remaining) == (revision or self.revision, len(items) - len(shown))
+            assert page.more == (page.remaining > 0)
+
+    @rule(prefix=PREFIXES, data=st.data())
+    def watch(self, prefix: str, data: st.DataObject) -> None:
+        first = data.draw(st.integers(1, self.revision))
+        wanted = [e for e in self.events[max(0, first - 2) :] if e.kv.key.startswith(prefix)]
+
+        async def seen() -> list[Event]:
+            async with self.store.watch(prefix, from_revision=first) as watch:
+                if first < self.compacted:
+                    with pytest.raises(CompactedError):
+                        await anext(watch)
+                    return wanted
+                return await take(watch, len(wanted))
+
+        events = self.run(seen())
+        assert [(e.type, e.kv) for e in events] == [(e.type, e.kv) for e in wanted]
+        later = [e for e in events if e.kv.mod_revision > self.compacted]
+        assert later == [e for e in wanted if e.kv.mod_revision > self.compacted]
+
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        revision = data.draw(st.integers(1, self.revision))
+        self.run(self.store.compact(revision))
+        self.compacted = max(self.compacted, revision)
+
+    @rule()
+    def grant(self) -> None:
+        lease = self.run(self.store.grant_lease(3600))
+        assert lease not in self.leases
+        self.leases.add(lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(key=KEYS, data=st.data())
+    def put_with_lease(self, key: str, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(sorted(self.leases)))
+        assert self.run(self.store.put(key, b"leased", lease=lease)) == self.revision + 1
+        self.happened(EventType.PUT, key, b"leased", lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(sorted(self.leases)))
+        self.leases.remove(lease)
+        self.run(self.store.revoke(lease))
+        for key, kv in self.state(self.revision).items():
+            if kv.lease == lease:
+                self.happened(EventType.DELETE, key)
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.close())
+        self.store = self.run(self.open())
+
+    @invariant()
+    def revision_is_known(self) -> None:
+        assert self.run(self.store.revision()) == self.revision
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.runner.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_sequence_of_calls_behaves_as_a_list_of_events(engine: str, tmp_path: Path) -> None:
+    runs = iter(range(1_000_000))
+
+    def machine() -> StoreMachine:
+        return StoreMachine(ENGINES[engine], tmp_path / str(next(runs)))
+
+    run_state_machine_as_test(
+        cast(type[RuleBasedStateMachine], machine),  # it is only called
+        settings=settings(
+            max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )
