@@ -30,7 +30,8 @@ from typing import Any
 import msgspec
 
 from kube.errors import KtoolError
-from provision.services import processes
+from kube.files import write_atomic, write_secret
+from provision import processes
 from provision.services.service import LOG_ROTATION_BYTES, RestartPolicy, ServiceSpec, ServiceStatus, tail
 
 START_SECONDS = 10.0
@@ -76,9 +77,9 @@ class SupervisordServices:
         program = program_section(spec, script=self._script(spec.name), priority=priority(spec, specs))
         script = run_script(spec, run_dir=self._run, mark=self._mark(spec.name))
         known_as = msgspec.json.format(msgspec.json.encode(spec, enc_hook=str)).decode()
-        _write(self._services / f"{spec.name}.json", known_as, mode=0o600)
-        _write(self._script(spec.name), script, mode=0o700)
-        _write(self._services / f"{spec.name}.program", program, mode=0o600)
+        write_secret(self._services / f"{spec.name}.json", known_as.encode())
+        write_atomic(self._script(spec.name), script.encode(), mode=0o700)
+        write_secret(self._services / f"{spec.name}.program", program.encode())
         if changed and self._supervisor_pid() is not None:
             self._load()
         return changed
@@ -302,7 +303,7 @@ class SupervisordServices:
             "include": {"files": "*.program"},
         }
         text = "\n".join(section(title, settings) for title, settings in sections.items())
-        _write(self._config, text, mode=0o600)
+        write_secret(self._config, text.encode())
 
 
 def run_script(spec: ServiceSpec, *, run_dir: Path, mark: str) -> str:
@@ -376,11 +377,3 @@ def _decode(type_: type[Any], value: Any) -> Any:
 
 def _escape(text: str) -> str:
     return text.replace("%", "%%")  # supervisord expands %(name)s
-
-
-def _write(path: Path, text: str, *, mode: int) -> None:
-    """Write a file whole or not at all, readable by nobody else."""
-    unfinished = path.with_name(f".{path.name}.part")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
-    unfinished.replace(path)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kube.errors import KtoolError
+from kube.files import write_atomic
 from provision.command import CommandFailed, Runner, run
 from provision.services.service import RestartPolicy, ServiceSpec, ServiceStatus
 
@@ -44,9 +45,7 @@ class SystemdServices:
         text = unit_text(spec, prefix=self._prefix)
         if path.exists() and path.read_text() == text:
             return False
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        write_atomic(path, text.encode())
         self._systemctl("daemon-reload")
         self._systemctl("enable", "--quiet", path.name)
         return True

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kube.errors import KtoolError
-from provision.services import processes
+from provision import processes
 from provision.services.service import Limits, RestartPolicy, ServiceSpec, tail
 from provision.services.supervisord import SupervisordServices, priority, run_script
 from tests.provision.conftest import eventually

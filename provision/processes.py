@@ -82,3 +82,26 @@ def _ended(descriptor: int, pid: int, timeout: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout * 1000)) or not is_alive(pid)
+
+
+def all_pids() -> list[int]:
+    """Every process of this pid namespace."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def command_line(pid: int) -> str:
+    """The process's arguments, separated by NUL; empty for a kernel thread, a zombie, or none at all."""
+    return _read(pid, "cmdline")
+
+
+def cgroups(pid: int) -> str:
+    """The text of /proc/<pid>/cgroup; empty if there is no such process."""
+    return _read(pid, "cgroup")
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

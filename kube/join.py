@@ -1,0 +1,92 @@
+"""The join file: all that a machine needs to introduce itself to a cluster it does not know yet.
+
+Whoever adds a machine writes it (0600: the token is a secret), the agent on that machine reads it once. It holds what
+`kubeadm join` takes as arguments: where the API server is, a short-lived bootstrap token (`<id>.<secret>`, see
+"Authenticating with Bootstrap Tokens"), and hashes of the CA's public key, so that the agent can tell the true
+server from an impostor before it shows the token ("discovery-token-ca-cert-hash": `sha256:` and the hex digest of
+the DER SubjectPublicKeyInfo).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from kube.errors import KtoolError
+from kube.files import write_secret
+
+_TOKEN = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What the join file says (JSON, keys in camelCase).
+
+    `server` is the API server's URL, `token` the bootstrap token, `ca_cert_hashes` the pins (one of them must match a
+    certificate of the chain's CA), `node_name` the name to register under (empty: the agent's own choice).
+    """
+
+    server: str
+    token: str
+    ca_cert_hashes: tuple[str, ...]
+    node_name: str = ""
+
+    def __repr__(self) -> str:  # the token must not get into a log by accident
+        return f"JoinConfig(server={self.server!r}, token id={self.token_id!r}, node_name={self.node_name!r})"
+
+    @property
+    def token_id(self) -> str:
+        """The public half of the token, fit for logs."""
+        return self.token.partition(".")[0]
+
+
+def read(path: Path) -> JoinConfig:
+    """Read a join file. KtoolError if it is missing, malformed, or names no pin (an unpinned join trusts anybody)."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise KtoolError("there is no join file", found=f"no file {path}", wanted="what enrolment writes") from error
+    try:
+        config = msgspec.json.decode(text, type=JoinConfig)
+    except msgspec.ValidationError as error:
+        raise KtoolError(f"the join file {path} is malformed", found=str(error)) from error
+    except msgspec.DecodeError as error:
+        # The parser's message may quote the file, and the file holds a secret.
+        raise KtoolError(f"the join file {path} is malformed", found="no JSON", wanted="a JSON object") from error
+    wrong = list(problems(config))
+    if wrong:
+        raise KtoolError(f"the join file {path} cannot be used", found="; ".join(wrong))
+    return config
+
+
+def write(path: Path, config: JoinConfig) -> None:
+    """Write a join file in one step, readable by its owner only. KtoolError if it could not be used."""
+    wrong = list(problems(config))
+    if wrong:
+        raise KtoolError("this join file could not be used", found="; ".join(wrong))
+    write_secret(path, msgspec.json.format(msgspec.json.encode(config)) + b"\n")
+
+
+def problems(config: JoinConfig) -> Iterable[str]:
+    """What makes a join file useless; nothing if it is fine. The token itself is never repeated."""
+    if not config.server.startswith("https://"):
+        yield f"server is {config.server!r}, wanted a URL with https"
+    if not _TOKEN.fullmatch(config.token):
+        yield "token is not of the form <6 characters>.<16 characters>, lower-case letters and digits"
+    if not config.ca_cert_hashes:
+        yield "caCertHashes is empty, wanted at least one pin of the cluster's CA"
+    for pin in config.ca_cert_hashes:
+        if not _HASH.fullmatch(pin):
+            yield f"caCertHashes has {pin!r}, wanted sha256: and 64 hexadecimal digits"
+
+
+def ca_cert_hash(certificate_pem: bytes) -> str:
+    """The pin of a CA certificate: `sha256:<hex>` over its DER SubjectPublicKeyInfo."""
+    key = x509.load_pem_x509_certificate(certificate_pem).public_key()
+    return "sha256:" + hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
