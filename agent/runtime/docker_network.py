@@ -1,0 +1,126 @@
+"""The pods' network on Docker Engine: one bridge with the node's pod CIDR.
+
+The bridge has a fixed name (`ktool0`) so that the proxy's rules and a person with `ip link` find it. Pods reach each
+other over it (Docker: ICC), and leave the node masqueraded.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+
+from agent.runtime import docker_labels
+from agent.runtime.docker_engine import DockerEngine
+from agent.runtime.errors import ContainerError, NetworkError, NotFound
+
+_BRIDGE_NAME = "com.docker.network.bridge.name"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeNetwork:
+    """The wanted network. `subnet` is the node's pod CIDR; its first address is the bridge's own."""
+
+    subnet: str
+    name: str = "ktool"
+    bridge: str = "ktool0"
+    masquerade: bool = True
+
+
+def creation(network: BridgeNetwork, cluster: str) -> dict[str, Any]:
+    """The arguments of the SDK's `create_network` for a network."""
+    gateway = str(next(ipaddress.ip_network(network.subnet).hosts()))
+    return {
+        "name": network.name,
+        "driver": "bridge",
+        "check_duplicate": True,
+        "labels": {docker_labels.CLUSTER: cluster},
+        "ipam": {"Driver": "default", "Config": [{"Subnet": network.subnet, "Gateway": gateway}]},
+        "options": {
+            _BRIDGE_NAME: network.bridge,
+            "com.docker.network.bridge.enable_icc": "true",
+            "com.docker.network.bridge.enable_ip_masquerade": str(network.masquerade).lower(),
+        },
+    }
+
+
+def difference(found: Mapping[str, Any], wanted: BridgeNetwork) -> list[str]:
+    """In what an inspected network is not as wanted, in words; empty when it is."""
+    subnets = [str(entry.get("Subnet", "")) for entry in (found.get("IPAM") or {}).get("Config") or []]
+    bridge = (found.get("Options") or {}).get(_BRIDGE_NAME, "")
+    facets = (
+        ("driver", found.get("Driver"), "bridge"),
+        ("subnet", ", ".join(subnets), wanted.subnet),
+        ("bridge", bridge, wanted.bridge),
+    )
+    return [f"{name} {have} instead of {want}" for name, have, want in facets if have != want]
+
+
+async def ensure(engine: DockerEngine, network: BridgeNetwork, cluster: str) -> None:
+    """Make the network unless it is there; make it anew if it is otherwise and nothing uses it.
+
+    Raises NetworkError: it is another cluster's, it is in use, its addresses or its bridge are taken.
+    """
+    what = f"make the pod network {network.name}"
+    found = await _find(engine, network.name)
+    if found is not None:
+        owner = (found.get("Labels") or {}).get(docker_labels.CLUSTER)
+        if owner != cluster:
+            raise NetworkError(
+                f"cannot {what}: there is one that this cluster did not make",
+                found=f"owner {owner}" if owner else "a network without an owner's label",
+                wanted=f"{docker_labels.CLUSTER}={cluster}",
+                mend=f"Remove it (docker network rm {network.name}) or choose another network name.",
+            )
+        wrong = difference(found, network)
+        if not wrong:
+            return
+        if found.get("Containers"):
+            raise NetworkError(
+                f"cannot {what}: the existing one is different and in use",
+                found="; ".join(wrong),
+                wanted=f"subnet {network.subnet}, bridge {network.bridge}",
+                mend="Drain this node, then start the agent again.",
+            )
+        _log.info("pod network %s is made anew: %s", network.name, "; ".join(wrong))
+        await remove(engine, found["Id"])
+    try:
+        await engine.call(what, lambda api: api.create_network(**creation(network, cluster)))
+    except ContainerError as error:
+        raise NetworkError(
+            f"cannot {what}",
+            found=error.found,
+            wanted=f"subnet {network.subnet}, bridge {network.bridge}",
+            mend="See what has these addresses: docker network ls, ip address. Or choose another pod CIDR.",
+        ) from error
+    _log.info("pod network %s: bridge %s, %s", network.name, network.bridge, network.subnet)
+
+
+async def of_cluster(engine: DockerEngine, cluster: str) -> list[str]:
+    """The ids of the networks that this cluster made."""
+    filters = docker_labels.filters(cluster)
+    found = await engine.call("list networks", lambda api: api.networks(filters=filters))
+    return [str(network["Id"]) for network in found]
+
+
+async def remove(engine: DockerEngine, network_id: str) -> None:
+    """Remove a network; nothing happens if it is gone."""
+    try:
+        await engine.call(f"remove network {network_id}", lambda api: api.remove_network(network_id))
+    except NotFound:
+        _log.debug("network %s is gone already", network_id)
+
+
+async def _find(engine: DockerEngine, name: str) -> dict[str, Any] | None:
+    def find(api: docker.APIClient) -> dict[str, Any] | None:
+        # The engine's own filter matches parts of names.
+        exact = [network for network in api.networks(names=[name]) if network["Name"] == name]
+        return dict(api.inspect_network(exact[0]["Id"])) if exact else None
+
+    return await engine.call(f"inspect network {name}", find)

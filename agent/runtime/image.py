@@ -1,0 +1,41 @@
+"""Images on the node (CRI: ImageService)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image on the node (CRI: Image). `references` are `name:tag`, `digests` are `name@sha256:...`."""
+
+    id: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int
+    user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAuth:
+    """Credentials for one registry (CRI: AuthConfig); none of the secrets is shown by repr."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    server_address: str = ""
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemUsage:
+    """The file system that holds images and containers' layers (CRI: FilesystemUsage); inodes 0: it has no limit."""
+
+    mountpoint: str
+    capacity_bytes: int
+    used_bytes: int
+    available_bytes: int
+    inodes: int
+    inodes_free: int
