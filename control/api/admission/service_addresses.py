@@ -1,0 +1,158 @@
+"""Allots Services their cluster IPs and node ports (Kubernetes concept: Service ClusterIP allocation).
+
+What is in use is read from the watch cache. Between allotting and the write's arrival in the cache an address is held
+back for a few seconds, so that two creations at once never get the same one, and a creation that fails leaks nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Callable, Hashable, Iterator
+
+from control.api.attributes import Attributes, Object, ObjectReader, Operation
+from control.api.resources.service import WITH_NODE_PORTS
+from kube import kinds, status
+from kube.clock import Clock
+from kube.errors import FieldError
+
+SERVICES = kinds.known("", "v1", "services")
+HELD_SECONDS = 30.0
+GUESSES = 32
+
+
+class ServiceAddresses:
+    """Sets clusterIP(s) and nodePorts, and refuses those that are taken or out of range."""
+
+    name = "ServiceAddresses"
+
+    def __init__(self, reader: ObjectReader, network: ipaddress.IPv4Network, node_ports: range, clock: Clock) -> None:
+        self._network = network
+        self._node_ports = node_ports
+        self._clock = clock
+        self._used: dict[Hashable, int] = {}
+        self._held: dict[Hashable, float] = {}
+        for service in reader.list(SERVICES):
+            self._changed(service, None)
+        reader.subscribe(SERVICES, self._changed)
+
+    async def admit(self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes) -> None:
+        is_service = attributes.group == "" and attributes.resource == "services" and not attributes.subresource
+        if obj is None or not is_service or operation not in (Operation.CREATE, Operation.UPDATE):
+            return
+        self._forget_held()
+        errors = [*self._cluster_ip(obj, old), *self._ports(obj, old)]
+        if errors:
+            raise status.invalid("", "Service", attributes.name, errors)
+
+    def _cluster_ip(self, obj: Object, old: Object | None) -> Iterator[FieldError]:
+        spec = obj.setdefault("spec", {})
+        if spec.get("type") == "ExternalName":
+            for field in ("clusterIP", "clusterIPs"):
+                spec.pop(field, None)
+            return
+        address = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
+        own = ((old or {}).get("spec") or {}).get("clusterIP", "")
+        if not address:
+            count = self._network.num_addresses
+            # the lower part is left to those who choose an address themselves (KEP-3070)
+            lower = min(max(16, count // 16), 256)
+            found = self._allot(
+                lambda: str(self._network[random.randrange(1, count - 1)]),  # noqa: S311
+                (str(self._network[i]) for i in (*range(lower, count - 1), *range(2, lower))),
+            )
+            if found is None:
+                message = f"every address of the service network {self._network} is in use: delete Services"
+                yield FieldError.invalid("spec.clusterIPs", "", message)
+                return
+            address = str(found)
+        elif address not in ("None", own):
+            yield from self._check_ip(address)
+        spec["clusterIP"], spec["clusterIPs"] = address, [address]
+
+    def _check_ip(self, address: str) -> Iterator[FieldError]:
+        try:
+            inside = ipaddress.ip_address(address) in self._network
+        except ValueError:
+            return  # validation says what is wrong with it
+        if not inside:
+            message = f"the provided IP ({address}) is not in the service network {self._network}"
+            yield FieldError.invalid("spec.clusterIPs", [address], message)
+        elif self._is_taken(address):
+            message = "provided IP is already allocated to another Service: choose a free one or leave the field out"
+            yield FieldError.invalid("spec.clusterIPs", [address], message)
+        else:
+            self._held[address] = self._clock.monotonic()
+
+    def _ports(self, obj: Object, old: Object | None) -> Iterator[FieldError]:
+        spec = obj.get("spec") or {}
+        if spec.get("type") not in WITH_NODE_PORTS:
+            return
+        if spec["type"] == "LoadBalancer" and not spec.get("allocateLoadBalancerNodePorts", True):
+            return
+        own = {*_node_ports(old or {})}
+        first, last = self._node_ports[0], self._node_ports[-1]
+        for position, port in enumerate(spec.get("ports") or ()):
+            wanted = port.get("nodePort")
+            protocol = port.get("protocol", "TCP")
+            path = f"spec.ports[{position}].nodePort"
+            if not wanted:
+                found = self._allot(
+                    lambda protocol=protocol: (protocol, random.choice(self._node_ports)),  # type: ignore[misc]  # noqa: S311
+                    ((protocol, number) for number in self._node_ports),
+                )
+                if found is None:
+                    yield FieldError.invalid(path, 0, f"every node port from {first} to {last} is in use")
+                    return
+                port["nodePort"] = found[1]  # type: ignore[index]
+            elif (protocol, wanted) in own:
+                continue
+            elif wanted not in self._node_ports:
+                message = f"provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                yield FieldError.invalid(path, wanted, message)
+            elif self._is_taken((protocol, wanted)):
+                message = "provided port is already allocated to another Service: choose a free one or leave it out"
+                yield FieldError.invalid(path, wanted, message)
+            else:
+                self._held[protocol, wanted] = self._clock.monotonic()
+
+    def _allot(self, guess: Callable[[], Hashable], every: Iterator[Hashable]) -> Hashable | None:
+        """A free one: by guessing while most are free, else by looking at each."""
+        for _ in range(GUESSES):
+            candidate = guess()
+            if not self._is_taken(candidate):
+                break
+        else:
+            candidate = next((c for c in every if not self._is_taken(c)), None)
+        if candidate is not None:
+            self._held[candidate] = self._clock.monotonic()
+        return candidate
+
+    def _is_taken(self, candidate: Hashable) -> bool:
+        return candidate in self._used or candidate in self._held
+
+    def _forget_held(self) -> None:
+        limit = self._clock.monotonic() - HELD_SECONDS
+        self._held = {what: since for what, since in self._held.items() if since > limit and what not in self._used}
+
+    def _changed(self, new: Object | None, old: Object | None) -> None:
+        for service, step in ((old, -1), (new, 1)):
+            for what in _allotted(service or {}):
+                count = self._used.get(what, 0) + step
+                if count > 0:
+                    self._used[what] = count
+                else:
+                    self._used.pop(what, None)
+
+
+def _allotted(service: Object) -> Iterator[Hashable]:
+    address = (service.get("spec") or {}).get("clusterIP")
+    if address and address != "None":
+        yield address
+    yield from _node_ports(service)
+
+
+def _node_ports(service: Object) -> Iterator[tuple[str, int]]:
+    for port in (service.get("spec") or {}).get("ports") or ():
+        if port.get("nodePort"):
+            yield port.get("protocol", "TCP"), port["nodePort"]
