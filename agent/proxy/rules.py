@@ -1,0 +1,308 @@
+"""From Services to nftables: which rules and map elements make the node forward Service traffic. Pure.
+
+The problem: a cluster has thousands of Services whose endpoints change all the time. A chain per endpoint (kube-proxy's
+way) makes each change a walk over rules, and the kernel's work grows with every Service.
+
+The answer: the rules are few and always the same; Services are only elements of maps, looked up by hash.
+
+    services       address . protocol . port          → goto service-3      (how many endpoints)
+    endpoints      address . protocol . port . index  → endpoint . port     (index 0, 1, 2)
+    service-3      dnat to (address . protocol . port . random number below 3) looked up in endpoints
+
+Chains `service-N` exist once for each number of endpoints, not for each Service. Replacing one endpoint is one element
+deleted and one added; endpoints keep their index while they live, so nothing else moves. NodePorts have the same pair
+of maps without the address. Traffic from outside under `externalTrafficPolicy: Local` looks into a pair of its own
+first. Only session affinity takes chains for the Service: who went where is remembered in dynamic sets, one an
+endpoint, filled by packets and emptied by time.
+
+What would go wrong otherwise, rule by rule:
+
+- postrouting masquerades connections whose answer would not come back through this node (their client is no pod, the
+  endpoint may be on another node), and hairpins (a pod that reaches itself would see its own address as the peer).
+  The decision is a bit of the connection's mark, not of the packet's, so that later packets carry it as well and
+  Docker's FORWARD policy can be told to let exactly these through.
+- forward, input and output refuse at once what has no endpoint; without them a client waits for a timeout, and a
+  ClusterIP that nobody forwards leaves the machine by the default route.
+- guard drops loopback addresses on the pod bridge. NodePorts answer on 127.0.0.1 only with `route_localnet` there, and
+  with it a pod could otherwise talk to what listens on the node's loopback only (CVE-2020-8558). In `raw`, before any
+  address is translated back, such a packet is never legitimate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.proxy.ruleset import EMPTY, Chain, Ruleset, merge
+from agent.proxy.service_port import Endpoint, NodeNetwork, ServicePort, TrafficPolicy
+from agent.proxy.traffic_policy import Choice, choose, is_local
+
+# The bit of a connection's mark (ct mark) that says "masquerade"; upstream uses the same bit of the packet's mark.
+MASQUERADE_MARK = 0x4000
+
+_MASQUERADE = f"ct mark set ct mark or {MASQUERADE_MARK:#x}"
+_ADDRESS_KEY = "ip daddr . meta l4proto . th dport"
+_PORT_KEY = "meta l4proto . th dport"
+_ADDRESS_TYPE = "ipv4_addr . inet_proto . inet_service"
+_PORT_TYPE = "inet_proto . inet_service"
+_ENDPOINT_TYPE = "ip daddr . th dport"
+# The random number's type has to be told by an expression; its range does not limit `numgen random mod N`.
+_INDEX_TYPE = "numgen random mod 65536"
+# How many clients one endpoint remembers (Kubernetes sets no limit; the kernel wants one).
+_STICKY_CLIENTS = 65_535
+
+_PLAIN_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-zA-Z0-9][a-zA-Z0-9-]*){2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A way in: the map that catches it, the map with its endpoints, how packets are looked up, and whether strangers
+    are masqueraded. Chains that pick an endpoint are named after it: `service-3`."""
+
+    name: str
+    catches: str
+    endpoints: str
+    key: str
+    masquerades: bool = True
+
+
+SERVICE = Frontend("service", "services", "endpoints", _ADDRESS_KEY)
+NODE_PORT = Frontend("node-port", "node-ports", "node-port-endpoints", _PORT_KEY)
+# from outside the cluster, under externalTrafficPolicy: Local; the client's address stays
+LOCAL_SERVICE = Frontend("local-service", "local-services", "local-endpoints", _ADDRESS_KEY, masquerades=False)
+LOCAL_NODE_PORT = Frontend(
+    "local-node-port", "local-node-ports", "local-node-port-endpoints", _PORT_KEY, masquerades=False
+)
+FRONTENDS = (SERVICE, NODE_PORT, LOCAL_SERVICE, LOCAL_NODE_PORT)
+
+HAIRPIN = "hairpin"
+REFUSED_SERVICES = "refused-services"
+REFUSED_NODE_PORTS = "refused-node-ports"
+
+
+def plan(services: Iterable[ServicePort], node: NodeNetwork) -> Ruleset:
+    """The whole table for these Service ports on this node."""
+    return Planner(node).plan(services)
+
+
+class Planner:
+    """`plan` with a memory: Service ports that did not change are not planned again, endpoints keep their index.
+
+    The result depends on the past only in which endpoint has which index.
+    """
+
+    def __init__(self, node: NodeNetwork) -> None:
+        self._node = node
+        self._base = base(node)
+        self._parts: dict[str, tuple[ServicePort, Ruleset]] = {}
+
+    def plan(self, services: Iterable[ServicePort]) -> Ruleset:
+        """The whole table for these Service ports; of two with the same key the later one counts."""
+        parts: dict[str, tuple[ServicePort, Ruleset]] = {}
+        for port in services:
+            before, part = self._parts.get(port.key, (None, EMPTY))
+            if before is not port and before != port:
+                part = service_rules(port, self._node, previous=part)
+            parts[port.key] = (port, part)
+        # in the order of their keys, so that a clash of two Services has the same winner on every node
+        self._parts = dict(sorted(parts.items()))
+        return merge([self._base, *(part for _, part in self._parts.values())])
+
+
+def base(node: NodeNetwork) -> Ruleset:
+    """The part of the table that is always there."""
+    sets = {
+        HAIRPIN: "set { type ipv4_addr . ipv4_addr; }",
+        REFUSED_SERVICES: f"set {{ type {_ADDRESS_TYPE}; }}",
+        REFUSED_NODE_PORTS: f"set {{ type {_PORT_TYPE}; }}",
+    }
+    for frontend in FRONTENDS:
+        of_type = _ADDRESS_TYPE if frontend.key == _ADDRESS_KEY else _PORT_TYPE
+        sets[frontend.catches] = f"map {{ type {of_type} : verdict; }}"
+        sets[frontend.endpoints] = f"map {{ typeof {frontend.key} . {_INDEX_TYPE} : {_ENDPOINT_TYPE}; }}"
+    refuse_services = (
+        f"ct state new {_ADDRESS_KEY} @{REFUSED_SERVICES} goto refuse",
+        f"ct state new ip daddr {node.service_cidr} goto refuse",
+    )
+    # before filters of others at priority 0, which may drop in silence what is refused here
+    refusing = "type filter hook {} priority filter - 10;"
+    chains = {
+        "prerouting": Chain(
+            (f"ip saddr != {node.cluster_cidr} jump outside", "goto inside"),
+            "type nat hook prerouting priority dstnat;",
+        ),
+        "output": Chain(("goto inside",), "type nat hook output priority -100;"),
+        "outside": Chain(
+            (
+                f"{_ADDRESS_KEY} vmap @{LOCAL_SERVICE.catches}",
+                f"fib daddr type local {_PORT_KEY} vmap @{LOCAL_NODE_PORT.catches}",
+            )
+        ),
+        "inside": Chain(
+            (
+                f"{_ADDRESS_KEY} vmap @{SERVICE.catches}",
+                f"fib daddr type local {_PORT_KEY} vmap @{NODE_PORT.catches}",
+            )
+        ),
+        "postrouting": Chain(
+            (
+                f"ct mark and {MASQUERADE_MARK:#x} == {MASQUERADE_MARK:#x} masquerade fully-random",
+                f"ct status dnat ip saddr . ip daddr @{HAIRPIN} masquerade fully-random",
+            ),
+            "type nat hook postrouting priority srcnat;",
+        ),
+        "forward": Chain(refuse_services, refusing.format("forward")),
+        "output-refused": Chain(refuse_services, refusing.format("output")),
+        "input": Chain(
+            (*refuse_services, f"ct state new {_PORT_KEY} @{REFUSED_NODE_PORTS} goto refuse"),
+            refusing.format("input"),
+        ),
+        "refuse": Chain(("meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable")),
+        "guard": Chain(
+            (
+                f'iifname "{node.bridge}" ip daddr 127.0.0.0/8 drop',
+                f'iifname "{node.bridge}" ip saddr 127.0.0.0/8 drop',
+            ),
+            "type filter hook prerouting priority raw;",
+        ),
+    }
+    return Ruleset(sets=sets, chains=chains)
+
+
+def service_rules(port: ServicePort, node: NodeNetwork, *, previous: Ruleset = EMPTY) -> Ruleset:
+    """The part of the table that one Service port needs; endpoints found in `previous` keep their index."""
+    choice = choose(port, node)
+    part = _Part(port, node, previous)
+    external = (*port.external_ips, *port.load_balancer_ips)
+
+    for ip in port.cluster_ips:
+        part.catch(SERVICE, part.at(ip), choice, port.internal_policy)
+    for ip in external:
+        part.catch(SERVICE, part.at(ip), choice, TrafficPolicy.CLUSTER)
+    if port.node_port:
+        part.catch(NODE_PORT, part.node_port, choice, TrafficPolicy.CLUSTER)
+
+    # with no endpoint anywhere the lines above refuse, whoever asks
+    if port.external_policy is TrafficPolicy.LOCAL and choice.anywhere:
+        for ip in external:
+            part.catch(LOCAL_SERVICE, part.at(ip), choice, TrafficPolicy.LOCAL)
+        if port.node_port:
+            part.catch(LOCAL_NODE_PORT, part.node_port, choice, TrafficPolicy.LOCAL)
+
+    for endpoint in {*choice.cluster, *choice.local}:
+        if is_local(endpoint, node) and endpoint.ip not in node.ips:
+            part.add(HAIRPIN, f"{endpoint.ip} . {endpoint.ip}")
+    return part.ruleset()
+
+
+class _Part:
+    """Collects what one Service port contributes to the table."""
+
+    def __init__(self, port: ServicePort, node: NodeNetwork, previous: Ruleset) -> None:
+        self._port = port
+        self._node = node
+        self._previous = previous
+        self._sets: dict[str, str] = {}
+        self._elements: dict[str, dict[str, str]] = {}
+        self._chains: dict[str, Chain] = {}
+
+    @property
+    def node_port(self) -> str:
+        """The key of the NodePort in maps that have no address."""
+        return f"{self._port.protocol} . {self._port.node_port}"
+
+    def at(self, ip: str) -> str:
+        """The key of the port at an address."""
+        return f"{ip} . {self._port.protocol} . {self._port.port}"
+
+    def add(self, name: str, key: str, value: str = "") -> None:
+        self._elements.setdefault(name, {})[key] = value
+
+    def ruleset(self) -> Ruleset:
+        return Ruleset(self._sets, self._elements, self._chains)
+
+    def catch(self, frontend: Frontend, key: str, choice: Choice, policy: TrafficPolicy) -> None:
+        """Send what matches `key` to the endpoints that the policy admits; without any, drop it in silence if another
+        node can answer, refuse it otherwise."""
+        endpoints = choice.under(policy)
+        if not choice.anywhere:
+            self.add(REFUSED_SERVICES if frontend is SERVICE else REFUSED_NODE_PORTS, key)
+        elif not endpoints:
+            self.add(frontend.catches, key, "drop")
+        elif self._port.affinity_seconds:
+            self.add(frontend.catches, key, f"goto {self._sticky(frontend, endpoints, policy)}")
+        else:
+            self.add(frontend.catches, key, f"goto {self._random(frontend, len(endpoints))}")
+            values = [f"{e.ip} . {e.port}" for e in endpoints]
+            for index, value in enumerate(_keep_places(self._before(frontend, key), values)):
+                self.add(frontend.endpoints, f"{key} . {index}", value)
+
+    def _before(self, frontend: Frontend, key: str) -> list[str]:
+        elements: Mapping[str, str] = self._previous.elements.get(frontend.endpoints, {})
+        found: list[str] = []
+        while (value := elements.get(f"{key} . {len(found)}")) is not None:
+            found.append(value)
+        return found
+
+    def _masquerade(self, frontend: Frontend) -> tuple[str, ...]:
+        if self._node.masquerade_all:
+            return (_MASQUERADE,)
+        # pods and what shares the bridge's address are reached from every node: the answer finds its way
+        return (f"ip saddr != {self._node.cluster_cidr} {_MASQUERADE}",) if frontend.masquerades else ()
+
+    def _random(self, frontend: Frontend, count: int) -> str:
+        """The chain that sends a connection to one of `count` endpoints, found by the frontend's key."""
+        name = f"{frontend.name}-{count}"
+        self._chains[name] = Chain(
+            (
+                *self._masquerade(frontend),
+                # the protocols are named because nft asks for it before it translates a port
+                f"meta l4proto {{ tcp, udp }} dnat ip to {frontend.key} . numgen random mod {count}"
+                f" map @{frontend.endpoints}",
+            )
+        )
+        return name
+
+    def _sticky(self, frontend: Frontend, endpoints: Sequence[Endpoint], policy: TrafficPolicy) -> str:
+        """The chain that sends a client where it went last, else anywhere, and remembers it (ClientIP affinity)."""
+        audience = policy.lower() if frontend.masquerades else "outside"
+        name = f"affinity/{self._key()}/{audience}"
+        targets = [self._remember(endpoint) for endpoint in endpoints]
+        choices = ", ".join(f"{index} : goto {chain}" for index, (_, chain) in enumerate(targets))
+        self._chains[name] = Chain(
+            (
+                *self._masquerade(frontend),
+                *(f"ip saddr @{clients} goto {chain}" for clients, chain in targets),
+                f"numgen random mod {len(targets)} vmap {{ {choices} }}",
+            )
+        )
+        return name
+
+    def _remember(self, endpoint: Endpoint) -> tuple[str, str]:
+        """The set of an endpoint's clients and the chain that adds to it and goes there."""
+        place = f"{self._key()}/{endpoint.ip}/{endpoint.port}"
+        clients, chain = f"clients/{place}", f"endpoint/{place}"
+        self._sets[clients] = f"set {{ type ipv4_addr; size {_STICKY_CLIENTS}; flags dynamic, timeout; }}"
+        self._chains[chain] = Chain(
+            (
+                f"update @{clients} {{ ip saddr timeout {self._port.affinity_seconds}s }}",
+                f"meta l4proto {self._port.protocol} dnat ip to {endpoint.ip}:{endpoint.port}",
+            )
+        )
+        return clients, chain
+
+    def _key(self) -> str:
+        """The port's key as a part of nft's names, which know only some characters."""
+        key = self._port.key
+        return key if _PLAIN_KEY.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _keep_places(before: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """`wanted` in an order in which what was there before keeps its place, as far as the places go."""
+    staying = set(wanted).intersection(before[: len(wanted)])
+    places = [value if value in staying else None for value in before[: len(wanted)]]
+    places += [None] * (len(wanted) - len(places))
+    newcomers = iter([value for value in wanted if value not in staying])
+    return [next(newcomers) if place is None else place for place in places]
