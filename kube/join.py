@@ -4,19 +4,16 @@ Whoever adds a machine writes it (0600: the token is a secret), the agent on tha
 `kubeadm join` takes as arguments: where the API server is, a short-lived bootstrap token (`<id>.<secret>`, see
 "Authenticating with Bootstrap Tokens"), and hashes of the CA's public key, so that the agent can tell the true
 server from an impostor before it shows the token ("discovery-token-ca-cert-hash": `sha256:` and the hex digest of
-the DER SubjectPublicKeyInfo).
+the DER SubjectPublicKeyInfo; `kube.pki.ca_pin`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kube.errors import KtoolError
 from kube.files import write_secret
@@ -84,9 +81,3 @@ def problems(config: JoinConfig) -> Iterable[str]:
     for pin in config.ca_cert_hashes:
         if not _HASH.fullmatch(pin):
             yield f"caCertHashes has {pin!r}, wanted sha256: and 64 hexadecimal digits"
-
-
-def ca_cert_hash(certificate_pem: bytes) -> str:
-    """The pin of a CA certificate: `sha256:<hex>` over its DER SubjectPublicKeyInfo."""
-    key = x509.load_pem_x509_certificate(certificate_pem).public_key()
-    return "sha256:" + hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kube.errors import KtoolError
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30.0
 
@@ -62,3 +65,12 @@ def run(
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout
+
+
+def attempt(runner: Runner, argv: Sequence[str]) -> str | None:
+    """The output of a command that a machine need not have (or whose kernel part it may lack); None if it failed."""
+    try:
+        return runner(argv)
+    except CommandFailed as failed:
+        logger.debug("%s", failed)
+        return None

@@ -27,7 +27,7 @@ import msgspec
 
 from kube.errors import KtoolError
 from provision import docker_leftovers, mounts, processes
-from provision.command import CommandFailed, Runner, run
+from provision.command import Runner, attempt, run
 from provision.journal import Change, ChangeKind, Journal
 from provision.services import systemd
 from provision.services.service import ServiceSpec, ServiceSupervisor, tail
@@ -242,10 +242,14 @@ def release(
         done.append("Docker Engine stopped (systemd)")
     else:
         supervisor.remove(SERVICE)
+        if _answers(paths.socket):
+            journal.close(change)
+            return [*done, "Docker Engine left alone: somebody else runs it by now"]
         _end_container_processes(paths)
         done.append("Docker Engine stopped")
     done += _clean(paths, before, keep_data=keep_data, runner=runner)
-    journal.close(change)
+    if not keep_data:  # else the data root is still ours to remove one day
+        journal.close(change)
     return done
 
 
@@ -288,7 +292,7 @@ def _look(paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, enabled: 
             origin=origin,
             absent=tuple(str(path) for path in ours if not path.exists()),
             links=tuple(_links(runner)),
-            firewall={command: saved for command in _SAVES if (saved := _try(runner, [command])) is not None},
+            firewall={command: saved for command in _SAVES if (saved := attempt(runner, [command])) is not None},
             tables=tuple(_tables(runner)),
             cgroups=tuple(str(path) for path in _cgroups()),
             enabled=enabled,
@@ -299,11 +303,11 @@ def _look(paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, enabled: 
 def _clean(paths: EnginePaths, before: EngineBefore, *, keep_data: bool, runner: Runner) -> list[str]:
     done = []
     for command, saved in before.firewall.items():
-        script = docker_leftovers.undo_script(saved, _try(runner, [command]) or "")
+        script = docker_leftovers.undo_script(saved, attempt(runner, [command]) or "")
         if script:
             runner([command.replace("-save", "-restore"), "--noflush"], stdin=script)
             done.append(f"Docker's firewall rules removed ({command.removesuffix('-save')})")
-    ruleset = _try(runner, ["nft", "-j", "list", "ruleset"])
+    ruleset = attempt(runner, ["nft", "-j", "list", "ruleset"])
     for table in docker_leftovers.empty_tables(before.tables, ruleset) if ruleset else ():
         runner(["nft", "delete", "table", *table.split(" ")])
     for link in docker_leftovers.leftover_links(before.links, _links(runner)):
@@ -327,7 +331,7 @@ def _links(runner: Runner) -> list[str]:
 
 
 def _tables(runner: Runner) -> list[str]:
-    ruleset = _try(runner, ["nft", "-j", "list", "ruleset"])
+    ruleset = attempt(runner, ["nft", "-j", "list", "ruleset"])
     return docker_leftovers.nft_tables(ruleset) if ruleset else []
 
 
@@ -345,21 +349,12 @@ def _remove_cgroup(path: Path) -> None:
         logger.info("cgroup %s stays: %s", path, error)
 
 
-def _try(runner: Runner, argv: list[str]) -> str | None:
-    """The output of a command that a machine need not have (or whose kernel part it lacks)."""
-    try:
-        return runner(argv)
-    except CommandFailed as failed:
-        logger.debug("%s", failed)
-        return None
-
-
 def _unit_exists(runner: Runner) -> bool:
-    return bool(_try(runner, ["systemctl", "cat", "docker.service"]))
+    return bool(attempt(runner, ["systemctl", "cat", "docker.service"]))
 
 
 def _unit_enabled(runner: Runner) -> bool:
-    return (_try(runner, ["systemctl", "is-enabled", "docker.service"]) or "").strip() == "enabled"
+    return (attempt(runner, ["systemctl", "is-enabled", "docker.service"]) or "").strip() == "enabled"
 
 
 def _remove_stale_pid_files(paths: EnginePaths) -> None:

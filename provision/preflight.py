@@ -17,6 +17,7 @@ from provision import data_dir
 from provision.machine import MachineFacts, Route
 
 MIB = 1024 * 1024
+MEMORY_AVAILABLE = 300 * MIB
 # Debian packages that hold the commands a node needs.
 PACKAGES = {
     "nft": "nftables",
@@ -63,7 +64,7 @@ class Wanted:
     ktool_version: str = ""
     own_pids: frozenset[int] = frozenset()
     own_interfaces: frozenset[str] = frozenset()
-    memory_available: int = 300 * MIB
+    memory_available: int = MEMORY_AVAILABLE
     memory_total: int = 900 * MIB
     disk_free: int = 1024 * MIB
 

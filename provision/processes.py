@@ -24,11 +24,19 @@ def is_alive(pid: int) -> bool:
 
 def has_mark(pid: int, mark: str) -> bool:
     """Whether the process was started with `mark` (`NAME=value`) in its environment."""
+    return mark in _environment(pid)
+
+
+def has_mark_prefix(pid: int, prefix: str) -> bool:
+    """Whether some variable of the process's environment begins with `prefix` (`NAME=val`)."""
+    return any(variable.startswith(prefix) for variable in _environment(pid))
+
+
+def _environment(pid: int) -> list[str]:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return mark.encode() in file.read().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
+        return _read(pid, "environ").split("\0")
+    except PermissionError:  # somebody else's process
+        return []
 
 
 def uptime(pid: int) -> float:
@@ -105,3 +113,17 @@ def _read(pid: int, name: str) -> str:
             return file.read().decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def descendants(root: int) -> set[int]:
+    """The process and everything below it in the tree of processes."""
+    parents = {pid: _parent(pid) for pid in all_pids()}
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _parent(pid: int) -> int:
+    text = _read(pid, "stat")
+    return int(text.rpartition(")")[2].split()[1]) if text else 0

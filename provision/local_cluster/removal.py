@@ -1,0 +1,247 @@
+"""`down`: takes away what `up` and the running cluster made on this machine, and nothing else.
+
+    agent stopped → agent's reset (containers, networks, firewall rules, mounts) → master stopped → Docker Engine, if
+    it is ours → supervisor → kernel settings → data directory → look whether anything is left
+
+Works on any half-made state, and again after a `down` that could not finish: what is gone already is skipped. What
+cannot be removed does not keep the rest from being removed; it is reported, each with what to do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kube.errors import KtoolError
+from provision import data_dir, docker_engine, lock, mounts, processes, sysctl
+from provision.command import CommandFailed, run
+from provision.journal import Change, ChangeKind, Journal
+from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
+from provision.progress import Progress, Step, step
+from provision.services.detect import detect
+from provision.services.service import ServiceSupervisor
+
+logger = logging.getLogger(__name__)
+
+RESET_SECONDS = 180.0
+
+
+@dataclass(slots=True)
+class Removal:
+    """What `down` did. `removed` in words; `remaining` are findings that need a person, empty after a full removal;
+    `kept` is what was left on purpose."""
+
+    removed: list[str] = field(default_factory=list)
+    remaining: list[KtoolError] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the cluster is left (but what was kept on purpose)."""
+        return not self.remaining
+
+
+async def down(
+    config: LocalClusterConfig, *, keep_data: bool = False, progress: Progress = lambda event: None
+) -> Removal:
+    """Remove the cluster from this machine. `keep_data` leaves the cluster's state and the engine's images for a later
+    `up`.
+
+    Raises KtoolError only where nothing could be tried: not ours, or another `up` or `down` at work.
+    """
+    removal = Removal()
+    state = data_dir.read_state(config.data_dir)
+    supervisor = detect(config.data_dir, wanted=config.supervisor)
+    if not state.exists and not supervisor.names():
+        return removal
+    if state.exists and not state.empty and state.version is None and not config.journal_file.exists():
+        raise KtoolError(
+            f"{config.data_dir} holds something that is not ktool's",
+            found="neither a version.json nor a journal",
+            wanted="a directory that `ktool up` made",
+            mend="name the right one with --data-dir",
+        )
+    if state.version is not None and state.version.layout != data_dir.LAYOUT:
+        raise KtoolError(
+            f"{config.data_dir} holds the state of another version of ktool",
+            found=f"layout {state.version.layout}, written by ktool {state.version.ktool}",
+            wanted=f"layout {data_dir.LAYOUT}",
+            mend=f"run `ktool down` of ktool {state.version.ktool}",
+        )
+    with lock.held(config.data_dir):
+        journal = Journal(config.journal_file)
+        for name, title, work in (
+            ("agent", "Removing pods, networks and firewall rules", _remove_agent),
+            ("master", "Stopping the master", _remove_master),
+            ("docker", "Releasing Docker Engine", _release_docker),
+            ("supervisor", "Stopping the supervisor", _stop_supervisor),
+            ("machine", "Restoring kernel settings", _restore_machine),
+            ("data", "Removing files", _remove_files),
+        ):
+            job = _Job(config, supervisor, journal, removal, keep_data=keep_data)
+            async with step(progress, name, title) as doing:
+                await asyncio.to_thread(job.run, work, doing)
+    if removal.complete:
+        removal.remaining += await asyncio.to_thread(leftovers, config)
+    return removal
+
+
+@dataclass(slots=True)
+class _Job:
+    config: LocalClusterConfig
+    supervisor: ServiceSupervisor
+    journal: Journal
+    removal: Removal
+    keep_data: bool
+
+    def run(self, work: Callable[[_Job], list[str]], doing: Step) -> None:
+        """Do one step; what it cannot do is noted, for the steps after it must be tried all the same."""
+        try:
+            done = work(self)
+        except KtoolError as error:
+            logger.debug("step %s", doing.name, exc_info=True)
+            self.removal.remaining.append(error)
+            doing.warning(str(error))
+            doing.result = "not all could be removed"
+            return
+        self.removal.removed += done
+        if done:
+            doing.result = "; ".join(done)
+        else:
+            doing.unchanged("nothing to do")
+
+    @property
+    def engine_stays(self) -> bool:
+        """Whether our supervisor still looks after a Docker Engine (that others use by now)."""
+        return docker_engine.SERVICE in self.supervisor.names()
+
+
+def _remove_agent(job: _Job) -> list[str]:
+    config = job.config
+    done = _remove_service(job, AGENT)
+    if not config.agent_dir.exists():
+        return done
+    _revive_engine(job)
+    try:
+        run(config.agent_reset(), timeout=RESET_SECONDS)
+    except CommandFailed as failed:
+        raise KtoolError(
+            "the agent could not remove everything that it made",
+            found=failed.found,
+            wanted="no container, network, firewall rule or mount of this cluster",
+            mend="ktool down again; -v shows what it did",
+        ) from failed
+    return [*done, "pods, networks, firewall rules and mounts of the agent"]
+
+
+def _revive_engine(job: _Job) -> None:
+    """Containers can be removed only through the engine: if ours died, it is started once more."""
+    if job.engine_stays and not job.supervisor.status(docker_engine.SERVICE).running:
+        docker_engine.ensure(
+            job.config.docker,
+            supervisor=job.supervisor,
+            journal=job.journal,
+            log_path=job.config.log_path(docker_engine.SERVICE),
+            dockerd="dockerd",
+        )
+
+
+def _remove_master(job: _Job) -> list[str]:
+    return _remove_service(job, MASTER)
+
+
+def _remove_service(job: _Job, name: str) -> list[str]:
+    if name not in job.supervisor.names():
+        return []
+    job.supervisor.remove(name)
+    return [f"service {name}"]
+
+
+def _release_docker(job: _Job) -> list[str]:
+    if job.removal.remaining:
+        return []  # what the agent could not remove can only be removed through the engine
+    return docker_engine.release(
+        job.config.docker, supervisor=job.supervisor, journal=job.journal, keep_data=job.keep_data
+    )
+
+
+def _stop_supervisor(job: _Job) -> list[str]:
+    if job.engine_stays:
+        return []  # and so does who restarts it
+    had = job.supervisor.names() or (job.config.data_dir / "services").exists()
+    job.supervisor.shutdown()
+    return [job.supervisor.name] if had else []
+
+
+def _restore_machine(job: _Job) -> list[str]:
+    done = []
+    for change in job.journal.open_changes():
+        if change.kind is ChangeKind.SYSCTL:
+            done += _restore_sysctl(job, change)
+    return done
+
+
+def _restore_sysctl(job: _Job, change: Change) -> list[str]:
+    restored = sysctl.restore(change)
+    job.journal.close(change)
+    if restored:
+        return [f"{change.target} = {change.before}"]
+    job.removal.kept.append(f"{change.target}: set by somebody else since")
+    return []
+
+
+def _remove_files(job: _Job) -> list[str]:
+    directory = job.config.data_dir
+    if not directory.exists():
+        return []
+    if job.removal.remaining:
+        job.removal.kept.append(f"{directory}, for the next `ktool down` to finish")
+        return []
+    remaining = mounts.unmount_below(directory)
+    if remaining:
+        raise KtoolError(
+            f"{directory} cannot be removed",
+            found=f"mounted below it: {', '.join(remaining)}",
+            wanted="no mounts, for removing would empty what is mounted",
+            mend=f"umount {remaining[0]}, then ktool down again",
+        )
+    if job.keep_data:
+        kept = [directory / name for name in data_dir.KEPT if (directory / name).exists()]
+        for path in sorted(set(directory.iterdir()) - set(kept)):
+            if path != job.journal.path:
+                mounts.remove_tree(path)
+        job.removal.kept += map(str, kept)
+        return [f"everything in {directory} but the cluster's state"]
+    made = job.journal.find(ChangeKind.DIRECTORY, str(directory))
+    for path in sorted(directory.iterdir(), key=lambda path: path == job.journal.path):
+        mounts.remove_tree(path)  # the journal last: an interrupted removal can go on
+    if made is not None:
+        directory.rmdir()
+    return [str(directory)]
+
+
+def leftovers(config: LocalClusterConfig) -> list[KtoolError]:
+    """What is still there of a cluster that `down` has removed: looked for on the machine, not in the journal."""
+    found = []
+    running = [
+        pid
+        for pid in processes.all_pids()
+        if processes.is_alive(pid) and processes.has_mark_prefix(pid, f"KTOOL_SERVICE={config.data_dir}:")
+    ]
+    if running:
+        found.append(
+            KtoolError(
+                "processes of the cluster are left",
+                found=", ".join(f"{pid} {processes.command_line(pid).split(chr(0))[0]}" for pid in running),
+                wanted="none",
+                mend=f"kill -9 {' '.join(map(str, running))}",
+            )
+        )
+    mounted = mounts.mounted_below(config.data_dir)
+    if mounted:
+        found.append(
+            KtoolError("mounts are left", found=", ".join(mounted), wanted="none", mend=f"umount {' '.join(mounted)}")
+        )
+    return found
