@@ -1,0 +1,1 @@
+"""The scheduler: queue → snapshot → filters → scores → assume → bind (Kubernetes concept: kube-scheduler)."""
