@@ -102,10 +102,10 @@ def node_ip() -> str:
     The source address that the kernel would use on the default route (connecting a UDP socket sends no packet); on a
     machine without one the first global address of a real interface that is up; at last 127.0.0.1.
     """
-    # TEST-NET-1: an address that no network has, so only the default route can lead there.
+    # An address for documentation (TEST-NET-2): hardly any network has it, so only the default route leads there.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))
+            probe.connect(("198.51.100.1", 9))
             found = str(probe.getsockname()[0])
         except OSError:
             found = ""
