@@ -89,6 +89,7 @@ class ResourceCache:
         self._remember(change)
         for watcher in self._concerned(change):
             watcher.offer(change)
+        change.forget_lines()
         self._tell(change)
 
     def _remember(self, change: Change) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import orjson
@@ -63,6 +63,10 @@ class Change:
         if line is None:
             line = self._lines[type_] = event_line(type_, entry.data)
         return line
+
+    def forget_lines(self) -> None:
+        """Give up the encoded forms: everybody who watches now has them."""
+        self._lines.clear()
 
 
 def event_line(type_: str, data: bytes) -> bytes:
@@ -142,13 +146,15 @@ class Watcher:
         """Put changes aside until `release`: the past is still being read."""
         self._held = []
 
-    def release(self) -> None:
-        """Give out the changes that came meanwhile, and all from now on."""
+    def release(self, past: Iterable[Change]) -> None:
+        """Give out the past, the changes that came meanwhile, and all from now on."""
         held, self._held = self._held or [], None
+        for change in past:
+            self.offer(change, bounded=False)
         for change in held:
-            self.offer(change)
+            self.offer(change, bounded=False)
 
-    def offer(self, change: Change) -> None:
+    def offer(self, change: Change, *, bounded: bool = True) -> None:
         """Take in a change, if it concerns this watch."""
         if self._held is not None:
             self._held.append(change)
@@ -168,14 +174,15 @@ class Watcher:
             new, old = change.new, change.old
         before = old is not None and scope.selects(old)
         if new is not None and scope.selects(new):
-            self._put(change, MODIFIED if before else ADDED, new)
+            self._put(change, MODIFIED if before else ADDED, new, bounded)
         elif before:
             # gone, or no longer selected: for this client that is the same
-            self._put(change, DELETED, change.last)
+            self._put(change, DELETED, change.last, bounded)
 
-    def _put(self, change: Change, type_: str, entry: Entry) -> None:
+    def _put(self, change: Change, type_: str, entry: Entry, bounded: bool) -> None:
         self.sent_revision = change.revision
-        self.push(change.line(type_, entry) if self._encoder is None else self._encoder(type_, entry))
+        line = change.line(type_, entry) if self._encoder is None else self._encoder(type_, entry)
+        self.push(line, bounded=bounded)
 
     def push_object(self, type_: str, entry: Entry) -> None:
         """Add an event that is no change: an object that was there already."""

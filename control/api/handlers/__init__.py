@@ -1,0 +1,1 @@
+"""The generic verbs, for every resource alike: create, get, list, watch, update, patch, delete, deletecollection."""
