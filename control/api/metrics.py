@@ -15,6 +15,9 @@ from control.api.watch_cache import WatchCache
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+Samples = list[tuple[dict[str, str], float]]
+
+
 class RequestCounters:
     """Requests by verb, group, resource and status code, their time, and how many are under way."""
 
@@ -51,18 +54,18 @@ def _lines(counters: RequestCounters, cache: WatchCache) -> Iterator[str]:
     )
     inflight = [({"request_kind": kind}, float(value)) for kind, value in counters.inflight.items()]
     yield from _metric("apiserver_current_inflight_requests", "gauge", "Requests under way.", inflight)
-    refused = [({}, float(counters.refused))]
+    refused: Samples = [({}, float(counters.refused))]
     yield from _metric("apiserver_dropped_requests_total", "counter", "Requests refused as too many.", refused)
     objects = [({"resource": name}, float(count)) for name, count, _ in cache.counts()]
     yield from _metric("apiserver_storage_objects", "gauge", "Stored objects.", objects)
     watches = [({"resource": name}, float(count)) for name, _, count in cache.counts() if count]
     yield from _metric("apiserver_longrunning_requests", "gauge", "Open watches.", watches)
-    revision = [({}, float(cache.revision))]
+    revision: Samples = [({}, float(cache.revision))]
     yield from _metric("ktool_store_revision", "gauge", "Revision of the store that the cache has seen.", revision)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = [({}, usage.ru_utime + usage.ru_stime)]
+    cpu: Samples = [({}, usage.ru_utime + usage.ru_stime)]
     yield from _metric("process_cpu_seconds_total", "counter", "CPU time of the process.", cpu)
-    memory = [({}, float(_resident_bytes()))]
+    memory: Samples = [({}, float(_resident_bytes()))]
     yield from _metric("process_resident_memory_bytes", "gauge", "Resident memory of the process.", memory)
     yield from _metric("process_start_time_seconds", "gauge", "Start of the process.", [({}, counters.started)])
 

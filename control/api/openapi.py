@@ -147,7 +147,7 @@ class _Components:
     def _field(self, field: FieldNode, prose: str) -> Object:
         found = self._type(field.type)
         # what stands beside a reference would be ignored
-        result = {"allOf": [found], "default": {}} if "$ref" in found and field.type.fields else dict(found)
+        result: Object = {"allOf": [found], "default": {}} if "$ref" in found and field.type.fields else dict(found)
         if "$ref" in result:
             result = {"allOf": [found]}
         if prose:
