@@ -106,6 +106,8 @@ class Journal:
                 ) from error
             self._last = max(self._last, change.id)
             self._changes[change.id] = change
+        if lines and not whole:  # the last line lacks its end only
+            self._append(b"")
 
     def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -21,11 +21,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -47,6 +49,23 @@ _NOT_RUNNING = 70
 _AUTORESTART = {RestartPolicy.ALWAYS: "true", RestartPolicy.ON_FAILURE: "unexpected", RestartPolicy.NEVER: "false"}
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[SupervisordServices, P], R],
+) -> Callable[Concatenate[SupervisordServices, P], R]:
+    """Services are started side by side from several threads; supervisord itself must be started once."""
+
+    @wraps(method)
+    def locked(self: SupervisordServices, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._changing:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 class SupervisordServices:
     """A ServiceSupervisor over one supervisord; its files are `services/`, `run/supervisor*`, `log/supervisord.log`
     of `data_dir`."""
@@ -55,6 +74,7 @@ class SupervisordServices:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._changing = threading.RLock()
         self._services = data_dir / "services"
         self._run = data_dir / "run"
         self._log = data_dir / "log" / "supervisord.log"
@@ -64,6 +84,7 @@ class SupervisordServices:
 
     # ---- ServiceSupervisor
 
+    @_one_at_a_time
     def install(self, spec: ServiceSpec) -> bool:
         """See ServiceSupervisor."""
         for directory in (self._services, self._run, self._log.parent):
@@ -84,6 +105,7 @@ class SupervisordServices:
             self._load()
         return changed
 
+    @_one_at_a_time
     def start(self, name: str) -> None:
         """See ServiceSupervisor."""
         self._ensure_supervisord()
@@ -101,6 +123,7 @@ class SupervisordServices:
                 mend=f"see {self.log_path(name)}",
             ) from fault
 
+    @_one_at_a_time
     def stop(self, name: str, *, timeout: float | None = None) -> None:
         """See ServiceSupervisor."""
         spec = self._spec(name)
@@ -148,6 +171,7 @@ class SupervisordServices:
         specs = {name: spec for name in found if (spec := self._spec(name)) is not None}
         return sorted(specs, key=lambda name: (priority(specs[name], specs), name))
 
+    @_one_at_a_time
     def remove(self, name: str) -> None:
         """See ServiceSupervisor."""
         self.stop(name)
@@ -157,6 +181,7 @@ class SupervisordServices:
         if self._supervisor_pid() is not None:
             self._load()
 
+    @_one_at_a_time
     def shutdown(self) -> None:
         """See ServiceSupervisor."""
         for name in reversed(self.names()):

@@ -1,0 +1,68 @@
+"""What a master does on its way up, as far as provision sees it: a CA, a kubeconfig, /readyz, Secrets and Nodes.
+
+The files `break-master` and `slow-master` in the data directory make it fail; objects are kept in `store.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from kube import kubeconfig, pki
+from kube.clock import SystemClock
+from kube.files import write_atomic
+
+parser = argparse.ArgumentParser()
+for flag in ("data-dir", "bind-address", "port", "advertise-address", "pod-cidr", "service-cidr"):
+    parser.add_argument(f"--{flag}", required=True)
+args = parser.parse_args()
+data_dir = Path(args.data_dir)
+if (data_dir / "break-master").exists():
+    print("the database is damaged", flush=True)
+    sys.exit(3)
+
+store = data_dir / "store" / "store.json"
+objects: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
+
+
+async def readyz(request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def create(request: web.Request) -> web.Response:
+    body = await request.json()
+    objects[f"{request.path}/{body['metadata']['name']}"] = body
+    write_atomic(store, json.dumps(objects).encode())
+    return web.json_response(body, status=201)
+
+
+async def get(request: web.Request) -> web.Response:
+    found = objects.get(request.path)
+    if found is None:
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+        return web.json_response(status, status=404)
+    return web.json_response(found)
+
+
+if not (data_dir / "pki" / "ca.crt").exists():
+    ca = pki.create_ca(clock=SystemClock())
+    write_atomic(data_dir / "pki" / "ca.crt", ca.cert_pem)
+connection = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "c",
+    "contexts": [{"name": "c", "context": {"cluster": "c", "user": ""}}],
+    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{args.port}"}}],
+    "users": [],
+}
+kubeconfig.save(data_dir / "admin.kubeconfig", connection)
+app = web.Application()
+app.router.add_get("/readyz", readyz)
+app.router.add_post("/{tail:.*}", create)
+app.router.add_get("/{tail:.*}", get)
+web.run_app(app, host="127.0.0.1", port=int(args.port), print=None, loop=asyncio.new_event_loop())

@@ -1,0 +1,209 @@
+"""`up` and `down` for real (services, dockerd, firewall, files), with stand-ins for the master's and agent's programs.
+
+What the real programs do is tested with the whole cluster; here it is what provision itself does, and that a machine
+is afterwards as it was. Everything runs in the network namespace of `make test`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kube.errors import KtoolError
+from provision import host_snapshot, machine, processes
+from provision.docker_engine import EngineOrigin, EnginePaths, connect
+from provision.host_snapshot import HostSnapshot
+from provision.images import ensure_image, example_image
+from provision.local_cluster import LocalClusterConfig, down, up
+from provision.preflight import PreflightFailed
+from provision.progress import Phase, StepEvent
+from provision.services.supervisord import SupervisordServices
+from tests.provision.conftest import eventually
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+# Other work on the machine may come and go meanwhile; what could be ours is told by its name.
+OURS = {"processes": r"dockerd|containerd|supervisor", "files": r"docker|containerd|ktool", "cgroups": r"docker|ktool"}
+OTHERS = (r"^/tmp/(ktool|pytest)-", r"ktool-test-", r"^/(var/)?run/(lock|netns)")
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.nftables,
+    pytest.mark.skipif(
+        os.environ.get("KTOOL_NETNS") != "1" or not machine.find_command("dockerd"),
+        reason="runs in the network namespace of `make test` (scripts/in-netns), with dockerd",
+    ),
+]
+
+
+@pytest.fixture
+def config(short_dir: Path) -> Iterator[LocalClusterConfig]:
+    python = short_dir / "python"
+    python.write_text(f'#!/bin/sh\nmodule=$2; shift 2\nexec {sys.executable} {STAND_INS}/$module.py "$@"\n')
+    python.chmod(0o755)
+    engine = short_dir / "engine"
+    cluster = LocalClusterConfig(
+        data_dir=short_dir / "data",
+        node_name="one",
+        docker=EnginePaths(engine / "docker.sock", engine / "data", engine / "exec", engine / "docker.pid"),
+        supervisor="supervisord",
+        python=str(python),
+        ready_timeout=15,
+    )
+    yield cluster
+    SupervisordServices(cluster.data_dir).shutdown()
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[StepEvent] = []
+
+    def __call__(self, event: StepEvent) -> None:
+        self.events.append(event)
+
+    def ends(self) -> dict[str, Phase]:
+        return {e.step: e.phase for e in self.events if e.phase not in (Phase.STARTED, Phase.DETAIL, Phase.WARNING)}
+
+
+def pids(config: LocalClusterConfig) -> dict[str, int | None]:
+    services = SupervisordServices(config.data_dir)
+    return {name: services.status(name).pid for name in services.names()}
+
+
+def left_over(before: HostSnapshot, after: HostSnapshot) -> list[str]:
+    return [
+        f"{one.section}: {line}"
+        for one in host_snapshot.difference(before, after, ignore=OTHERS)
+        for line in (one.added if one.section in OURS else (*one.added, *one.removed))
+        if re.search(OURS.get(one.section, ""), line)
+    ]
+
+
+async def test_up_twice_then_down_leaves_the_machine_as_it_was(config: LocalClusterConfig) -> None:
+    before = host_snapshot.take()
+    first, second = Recorder(), Recorder()
+    cluster = await up(config, first)
+    assert (cluster.node_address, cluster.docker_origin) == ("192.0.2.10", EngineOrigin.SUPERVISED)
+    assert first.ends()["agent"] is Phase.DONE
+    running = pids(config)
+    assert set(running) == {"docker", "master", "agent"}
+    assert ensure_image(example_image(), socket=config.docker.socket)
+
+    again = await up(config, second)
+    assert again == cluster
+    assert pids(config) == running
+    assert {name: phase for name, phase in second.ends().items() if name != "state"} == {
+        "preflight": Phase.UNCHANGED,
+        "docker": Phase.UNCHANGED,
+        "master": Phase.UNCHANGED,
+        "agent": Phase.UNCHANGED,
+    }
+
+    assert running["master"]
+    os.kill(running["master"], signal.SIGKILL)
+    eventually(lambda: pids(config)["master"] not in (None, running["master"]))
+
+    removal = await down(config)
+    assert removal.complete, removal.remaining
+    after = host_snapshot.take()
+    assert left_over(before, after) == []
+    assert not config.data_dir.exists()
+    assert not config.docker.data_root.exists()
+    assert not any(processes.is_alive(pid) for pid in running.values() if pid)
+    assert (await down(config)).removed == []
+
+
+async def test_keep_data_and_up_again_is_the_same_cluster(config: LocalClusterConfig) -> None:
+    await up(config)
+    ensure_image(example_image(), socket=config.docker.socket)
+    ca = config.ca_certificate.read_bytes()
+    assert (await down(config, keep_data=True)).complete
+    assert config.docker.data_root.exists()
+    assert not config.agent_dir.exists()
+    await up(config)
+    assert config.ca_certificate.read_bytes() == ca
+    assert ensure_image(example_image(), socket=config.docker.socket) is False
+    assert (await down(config)).complete
+    assert not config.docker.data_root.exists()
+    assert not config.data_dir.exists()
+
+
+async def test_a_master_that_ends_at_once_is_diagnosed_and_up_resumes(config: LocalClusterConfig) -> None:
+    await up(config)
+    (config.data_dir / "break-master").touch()
+    master = pids(config)["master"]
+    assert master
+    os.kill(master, signal.SIGKILL)
+    eventually(lambda: SupervisordServices(config.data_dir).status("master").restarts >= 3, timeout=20)
+    recorder = Recorder()
+    with pytest.raises(KtoolError, match="the database is damaged"):
+        await up(config, recorder)
+    assert recorder.ends()["master"] is Phase.FAILED
+    (config.data_dir / "break-master").unlink()
+    eventually(lambda: SupervisordServices(config.data_dir).status("master").state == "RUNNING", timeout=20)
+    assert (await down(config)).complete
+
+
+async def test_an_agent_that_cannot_clean_up_keeps_what_the_next_down_needs(config: LocalClusterConfig) -> None:
+    await up(config)
+    (config.agent_dir / "stubborn").touch()
+    removal = await down(config)
+    assert not removal.complete
+    assert "a volume is busy" in str(removal.remaining[0])
+    assert config.join_file.exists()
+    assert SupervisordServices(config.data_dir).status("docker").running
+    (config.agent_dir / "stubborn").unlink()
+    assert (await down(config)).complete
+    assert not config.data_dir.exists()
+
+
+async def test_an_engine_that_others_use_by_now_is_left_running(config: LocalClusterConfig) -> None:
+    await up(config)
+    ensure_image(example_image(), socket=config.docker.socket)
+    client = connect(config.docker.socket)
+    try:
+        stranger = client.containers.run("ktool.local/web:1", ["sleep", "600"], name="stranger", detach=True)
+        removal = await down(config)
+        assert "stranger" in str(removal.remaining[0])
+        stranger.reload()
+        assert stranger.status == "running"
+        stranger.remove(force=True)
+    finally:
+        client.close()
+    assert (await down(config)).complete
+    assert not config.docker.data_root.exists()
+
+
+async def test_port_in_use_changes_nothing(config: LocalClusterConfig) -> None:
+    listener = socket.create_server(("127.0.0.1", config.api_port))
+    with listener, pytest.raises(PreflightFailed, match=f"pid {os.getpid()}"):
+        await up(config)
+    assert not config.data_dir.exists()
+
+
+async def test_down_of_what_never_was(config: LocalClusterConfig) -> None:
+    assert (await down(config)).removed == []
+    config.data_dir.mkdir()
+    (config.data_dir / "letter").write_text("mine")
+    with pytest.raises(PreflightFailed, match="not ktool's"):
+        await up(config)
+    with pytest.raises(KtoolError, match="not ktool's"):
+        await down(config)
+    assert (config.data_dir / "letter").read_text() == "mine"
+
+
+async def test_stale_state_of_another_version_is_left_alone(config: LocalClusterConfig) -> None:
+    config.data_dir.mkdir()
+    (config.data_dir / "version.json").write_text(json.dumps({"layout": 99, "ktool": "9.9"}))
+    with pytest.raises(PreflightFailed, match=r"layout 99, written by ktool 9\.9"):
+        await up(config)
+    with pytest.raises(KtoolError, match=r"ktool down` of ktool 9\.9"):
+        await down(config)
+    assert [path.name for path in config.data_dir.iterdir()] == ["version.json"]
