@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What is missing is made by somebody who is probably just about to: no growing back-off.
+CONFIG_RETRY_SECONDS = 10.0
+
 
 class StartError(Exception):
     """`reason` is one word (ErrImagePull, CreateContainerConfigError...), `message` explains it.
@@ -18,3 +21,10 @@ class StartError(Exception):
         self.message = message
         self.retry_seconds = retry_seconds
         self.waiting = waiting
+
+
+class ConfigError(StartError):
+    """A container cannot be made as its spec says because of something else in the cluster: a ConfigMap, a key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("CreateContainerConfigError", message, retry_seconds=CONFIG_RETRY_SECONDS)

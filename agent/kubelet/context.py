@@ -1,0 +1,78 @@
+"""What all pod workers of a kubelet share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.kubelet.handlers import Handlers
+from agent.kubelet.images import ImagePuller
+from agent.kubelet.pod_status import Host
+from agent.kubelet.references import References
+from agent.kubelet.status import StatusWriter
+from agent.runtime.runtime import DNSConfig, Mount, Runtime
+from kube.clock import Clock
+from kube.events import EventRecorder
+from kube.models import core_v1
+
+
+class ResolveEnvironment(Protocol):
+    """`agent.kubelet.environment.resolve`: a container's variables, in order; raises `start_error.ConfigError`."""
+
+    def __call__(
+        self,
+        container: core_v1.Container,
+        pod: core_v1.Pod,
+        *,
+        config_maps: Mapping[str, core_v1.ConfigMap],
+        secrets: Mapping[str, core_v1.Secret],
+        services: Sequence[core_v1.Service],
+        node: core_v1.Node | None,
+    ) -> list[tuple[str, str]]: ...
+
+
+class Volumes(Protocol):
+    """`agent.kubelet.volumes.VolumeSet`: the volumes of this node's pods."""
+
+    async def mount(self, pod: core_v1.Pod) -> dict[str, str]:
+        """Make a pod's volumes ready; host path by volume name. Idempotent. KtoolError, ApiError, ConnectionError."""
+        ...
+
+    async def unmount(self, pod_uid: str) -> None:
+        """Give back a pod's volumes. Idempotent."""
+        ...
+
+    async def refresh(self, pod: core_v1.Pod) -> None:
+        """Bring changed ConfigMaps and Secrets into mounted volumes."""
+        ...
+
+    def mounts(self, pod: core_v1.Pod, container: core_v1.Container) -> list[Mount]:
+        """The mounts of one container, once the pod's volumes are ready."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeletContext:
+    """The shared parts. `node` gives the Node as known now, `services` all Services (for environment variables)."""
+
+    runtime: Runtime
+    volumes: Volumes
+    resolve: ResolveEnvironment
+    images: ImagePuller
+    handlers: Handlers
+    references: References
+    statuses: StatusWriter
+    recorder: EventRecorder
+    clock: Clock
+    host: Host
+    pods_dir: Path
+    node: Callable[[], core_v1.Node | None]
+    services: Callable[[], Sequence[core_v1.Service]]
+    node_hostname: str
+    node_memory: int
+    node_dns: DNSConfig = field(default_factory=DNSConfig)
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    cgroup_parent: str = "/ktool"
