@@ -13,7 +13,7 @@ setup: ## install what is missing: Debian packages, .venv with pinned dependenci
 	@scripts/setup
 
 up: setup ## take this machine to a running cluster with the example application
-	@.venv/bin/ktool up
+	@.venv/bin/ktool up --example
 
 down: ## remove everything that `make up` made on this machine
 	@if [ -x .venv/bin/ktool ]; then .venv/bin/ktool down; else echo 'down: nothing was set up here'; fi

@@ -1,0 +1,1 @@
+"""ktool's command line: click commands and rich output, nothing else."""

@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kube import kinds, objects
-from kube.kinds import Kind
 from kube.models import meta_v1
 from kube.status import ApiError
 from kube.transport import Query, Request, Response, Transport, raise_for_status
@@ -221,7 +220,7 @@ class Client:
         response = raise_for_status(await self.transport.send(request, stream=True))
         decoder = _object_decoder(kind)
         try:
-            async for line in _lines(response):
+            async for line in lines(response):
                 event = _event_decoder.decode(line)
                 if event.type == "ERROR":
                     raise ApiError.from_status(msgspec.json.decode(event.object))
@@ -283,7 +282,7 @@ def _selectors(label_selector: str, field_selector: str) -> list[tuple[str, str]
     return [(name, value) for name, value in found if value]
 
 
-async def _lines(response: Response) -> AsyncIterator[bytes]:
+async def lines(response: Response) -> AsyncIterator[bytes]:
     """Whole lines of a streamed body; half a line at the end is dropped (the connection broke inside an event)."""
     assert response.stream is not None
     rest = b""
@@ -292,9 +291,3 @@ async def _lines(response: Response) -> AsyncIterator[bytes]:
         for line in lines:
             if line:
                 yield line
-
-
-def path_of(kind: Kind, obj: dict[str, Any]) -> str:
-    """Path of a plain object."""
-    metadata = obj.get("metadata") or {}
-    return kind.path(metadata.get("namespace", ""), metadata.get("name", ""))

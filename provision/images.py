@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,24 @@ def _not_an_image(what: str, found: str) -> KtoolError:
         wanted="an archive as `docker save` writes it",
         mend="docker save -o image.tar NAME:TAG on a machine that has the image",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the engine under one of its references; `size` in bytes."""
+
+    reference: str
+    id: str
+    size: int
+
+
+def images(*, socket: Path) -> list[Image]:
+    """All images of the engine that have a name, one row a reference. KtoolError if no engine answers."""
+    docker_engine.version(socket)
+    client = docker_engine.connect(socket)
+    try:
+        api: Any = client.api  # its types are incomplete
+        found = api.images()
+    finally:
+        client.close()
+    return [Image(tag, i["Id"], i["Size"]) for i in found for tag in i.get("RepoTags") or () if tag != "<none>:<none>"]

@@ -1,0 +1,1 @@
+"""One command a file; each module has its click command as `command`."""

@@ -1,0 +1,230 @@
+"""`ktool up`"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ktool.session import Session, pass_session, run
+
+if TYPE_CHECKING:
+    from kube.client import Client
+    from provision.local_cluster import LocalCluster, LocalClusterConfig
+
+EXAMPLE = "web.yaml"
+EXAMPLE_PORT = 30080
+REQUESTS = 9
+RUNNING_SECONDS = 120.0
+
+
+@click.command("up")
+@click.option("--example", is_flag=True, help="Run examples/web.yaml as well and show it answering.")
+@click.option("--node-name", help="This machine's name in the cluster [default: its host name].")
+@click.option("--node-address", default="", help="Its address [default: the one of the default route].")
+@click.option("--api-port", type=int, default=6443, show_default=True, help="The API server's port.")
+@click.option("--pod-cidr", default="10.244.0.0/16", show_default=True, help="Addresses of pods.")
+@click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="Addresses of Services.")
+@click.option(
+    "--docker-socket", type=click.Path(path_type=Path), help="The engine's socket [default: /var/run/docker.sock]."
+)
+@click.option(
+    "--docker-root",
+    type=click.Path(path_type=Path),
+    help="Where an engine that ktool starts keeps all its files, if not at Docker's own places.",
+)
+@click.option(
+    "--supervisor",
+    type=click.Choice(("auto", "systemd", "supervisord")),
+    default="auto",
+    show_default=True,
+    help="What keeps the services running.",
+)
+@pass_session
+def command(session: Session, /, **options: Any) -> None:
+    """Bring this machine up as a cluster: Docker Engine, master, agent.
+
+    Running it again mends what is missing and changes nothing else.
+    """
+    run(_up(session, **options))
+
+
+def local_config(
+    session: Session,
+    *,
+    node_name: str | None = None,
+    docker_socket: Path | None = None,
+    docker_root: Path | None = None,
+    **settings: Any,
+) -> LocalClusterConfig:
+    """The local cluster that the options describe."""
+    from provision.docker_engine import EnginePaths
+    from provision.local_cluster import LocalClusterConfig
+
+    paths = EnginePaths()
+    if docker_root is not None:
+        root = docker_root.absolute()
+        paths = EnginePaths(
+            socket=docker_socket or root / "docker.sock",
+            data_root=root / "data",
+            exec_root=root / "exec",
+            pid_file=root / "docker.pid",
+        )
+    elif docker_socket is not None:
+        paths = EnginePaths(socket=docker_socket.absolute())
+    if node_name:
+        settings["node_name"] = node_name
+    return LocalClusterConfig(data_dir=session.data_dir, docker=paths, **settings)
+
+
+async def _up(session: Session, *, example: bool, **options: Any) -> None:
+    from ktool.output.progress import shown
+    from provision import local_cluster
+
+    config = local_config(session, **options)
+    started = time.monotonic()
+    with shown() as progress:
+        cluster = await local_cluster.up(config, progress)
+        own = Session(kubeconfig=cluster.kubeconfig, data_dir=session.data_dir)
+        if example:
+            await _start_example(own, config, progress)
+    click.echo(f"\nThe cluster is up ({time.monotonic() - started:.1f} s).\n")
+    await _show(own)
+    if example:
+        await _ask_example(cluster)
+    _next_steps(cluster, example=example)
+
+
+async def _start_example(session: Session, config: LocalClusterConfig, progress: Any) -> None:
+    """Load the example's image, apply its manifest, wait until all its pods are ready."""
+    import contextlib
+    import io
+
+    from ktool.commands.apply import apply_all
+    from ktool.manifests import read
+    from kube import objects
+    from kube.errors import KtoolError
+    from kube.models import apps_v1
+    from provision.images import ensure_image, example_image
+    from provision.progress import step
+
+    async with step(progress, "image", "Image of the example application") as doing:
+        image = example_image()
+        loaded = await asyncio.to_thread(ensure_image, image, socket=config.docker.socket)
+        doing.changed, doing.result = loaded, ", ".join(image.references)
+    async with step(progress, "example", f"examples/{EXAMPLE}") as doing:
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            failed = await apply_all(session, read([str(example_path())]), "")
+        if failed:
+            raise KtoolError("the example could not be applied", found=told.getvalue().strip())
+        doing.changed = any(not line.endswith("unchanged") for line in told.getvalue().splitlines())
+        async with session.client() as client:
+            deadline = time.monotonic() + RUNNING_SECONDS
+            while True:
+                found = await client.get(apps_v1.Deployment, "web", namespace="web")
+                status = found.status or apps_v1.DeploymentStatus()
+                wanted = (found.spec.replicas if found.spec else None) or 0
+                current = status.observedGeneration == found.metadata.generation
+                if current and status.availableReplicas == wanted and status.updatedReplicas == wanted:
+                    break
+                if time.monotonic() > deadline:
+                    raise KtoolError(
+                        "the example's pods do not become ready",
+                        found=f"{status.availableReplicas or 0} of {wanted} available",
+                        wanted=f"all within {RUNNING_SECONDS:g} s",
+                        mend=f"kubectl -n web describe {objects.name(found)}, or: ktool get events -n web",
+                    )
+                doing.detail(f"{status.readyReplicas or 0} of {wanted} ready")
+                await asyncio.sleep(0.1)
+        doing.result = f"{wanted} pods ready"
+
+
+def example_path() -> Path:
+    """examples/web.yaml, beside the package in a checkout or inside it when installed."""
+    import ktool
+
+    package = Path(ktool.__file__).parent
+    places = (package.parent / "examples" / EXAMPLE, package / "examples" / EXAMPLE)
+    return next((p for p in places if p.is_file()), places[0])
+
+
+async def _show(session: Session) -> None:
+    from ktool.output.table import print_rows, rows_of
+    from kube.dynamic import DynamicClient
+    from kube.kinds import known
+
+    async with session.client() as client:
+        dynamic = DynamicClient(client)
+        for plural in ("nodes", "pods"):
+            kind = known("", "v1", plural)
+            table = await dynamic.table(kind)
+            rows = rows_of(table, wide=True, namespaces=kind.namespaced)
+            if len(rows) > 1:
+                # the last columns of a pod (nominated node, gates) say nothing here
+                print_rows([row[:8] if kind.namespaced else row for row in rows])
+                click.echo()
+
+
+async def _ask_example(cluster: LocalCluster) -> None:
+    """Ask the Service, each time over a new connection, and show who answered; an error if nobody does."""
+    import collections
+
+    import aiohttp
+
+    from kube.client import Client
+    from kube.errors import KtoolError
+    from kube.kubeconfig import connect
+    from kube.transport import HTTPTransport
+
+    client: Client = Client(HTTPTransport(connect(cluster.kubeconfig)), user_agent="ktool-up")
+    try:
+        address = await _cluster_ip(client)
+    finally:
+        await client.close()
+    urls = [f"http://{address}/", f"http://{cluster.node_address}:{EXAMPLE_PORT}/"]
+    click.echo(f"Asking the Service web ({REQUESTS} requests each to its cluster IP and its node port):")
+    answers: collections.Counter[str] = collections.Counter()
+    timeout = aiohttp.ClientTimeout(total=5)
+    for url in urls:
+        seen: collections.Counter[str] = collections.Counter()
+        for _ in range(REQUESTS):
+            try:
+                async with (
+                    aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as http,
+                    http.get(url) as response,
+                ):
+                    response.raise_for_status()
+                    seen[(await response.text()).strip()] += 1
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise KtoolError(
+                    f"the example does not answer at {url}",
+                    found=str(error) or type(error).__name__,
+                    wanted="an answer from one of its pods",
+                    mend="ktool get pods,endpointslices -n web; the agent's log is in the data directory",
+                ) from error
+        for text, count in sorted(seen.items()):
+            click.echo(f"  {url:<28} {count} × {text}")
+        answers += seen
+    click.echo(f"{sum(answers.values())} answers from {len(answers)} pods.\n")
+
+
+async def _cluster_ip(client: Client) -> str:
+    from kube.models import core_v1
+
+    service = await client.get(core_v1.Service, "web", namespace="web")
+    return (service.spec.clusterIP if service.spec else None) or ""
+
+
+def _next_steps(cluster: LocalCluster, *, example: bool) -> None:
+    click.echo(f"kubeconfig: {cluster.kubeconfig}\n\nTry next:")
+    click.echo(f"  export KUBECONFIG={cluster.kubeconfig}; kubectl get nodes,pods,svc -A -o wide")
+    if example:
+        click.echo(f"  curl http://{cluster.node_address}:{EXAMPLE_PORT}/")
+        click.echo("  kubectl -n web scale deployment web --replicas 5")
+    else:
+        click.echo("  ktool status")
+        click.echo("  ktool up --example")
