@@ -6,6 +6,7 @@ it. Decisions are in `replica_set_plan`; here they are carried out, guarded by e
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from control.controllers import controller_ref, pod_state, replica_set_plan
@@ -184,7 +185,7 @@ class ReplicaSetController(Controller):
                 raise
             self.recorder.event(replica_set, NORMAL, "SuccessfulDelete", f"Deleted pod: {name}")
 
-        errors = await run_all([lambda pod=pod: delete_one(pod) for pod in pods])  # type: ignore[misc]
+        errors = await run_all(partial(delete_one, pod) for pod in pods)
         return next((e for e in errors if isinstance(e, Exception)), None)
 
     async def _report(
