@@ -409,13 +409,13 @@ class PodWorker:
         """One event for each container that has begun to wait in a crash loop."""
         for container in [*status.initContainerStatuses, *status.containerStatuses]:
             waiting = container.state.waiting if container.state is not None else None
-            if waiting is not None and waiting.reason == "CrashLoopBackOff":
-                if container.containerID not in self._backed_off:
-                    self._backed_off[container.containerID] = None
-                    pod = f"{self._api_pod.metadata.name}_{self._api_pod.metadata.namespace}({self.uid})"
-                    message = f"Back-off restarting failed container {container.name} in pod {pod}"
-                    path = f"spec.containers{{{container.name}}}"
-                    self._context.recorder.event(self._api_pod, WARNING, "BackOff", message, field_path=path)
+            if waiting is None or waiting.reason != "CrashLoopBackOff" or container.containerID in self._backed_off:
+                continue
+            self._backed_off[container.containerID] = None
+            pod = f"{self._api_pod.metadata.name}_{self._api_pod.metadata.namespace}({self.uid})"
+            message = f"Back-off restarting failed container {container.name} in pod {pod}"
+            path = f"spec.containers{{{container.name}}}"
+            self._context.recorder.event(self._api_pod, WARNING, "BackOff", message, field_path=path)
         while len(self._backed_off) > 2 * len(status.containerStatuses) + 2:
             self._backed_off.pop(next(iter(self._backed_off)))
 
