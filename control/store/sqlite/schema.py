@@ -43,8 +43,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-_WRITER_CACHE_KIB = 4096
-_READER_CACHE_KIB = 1024
+_WRITER_CACHE_KIB = 2048
+_READER_CACHE_KIB = 512
 _CHECKPOINT_PAGES = 2000  # about 8 MiB of write-ahead log
 _BUSY_SECONDS = 5.0  # somebody may look at the file with the sqlite3 shell
 

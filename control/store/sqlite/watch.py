@@ -30,8 +30,8 @@ ReadHistory = Callable[[str, int, int], Awaitable[tuple[list[Event], int]]]
 # Reads the compacted revision.
 ReadCompacted = Callable[[], Awaitable[int]]
 
-WINDOW_EVENTS = 2000
-WINDOW_BYTES = 4 << 20
+WINDOW_EVENTS = 1000
+WINDOW_BYTES = 2 << 20
 
 
 class RecentEvents:

@@ -58,26 +58,52 @@ def put(writer: Writer, key: str) -> asyncio.Future[int]:
     return writer.submit(lambda transaction: transaction.put(key, b"x", expected_revision=None, lease=0))
 
 
+class Blocked:
+    """Keeps a writer's thread in one change, so that what follows has to wait, until `release`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._begun = asyncio.Event()
+        self._released = asyncio.Event()
+        self._change = writer.submit(self._block)
+
+    def _block(self, transaction: Transaction) -> None:
+        self._loop.call_soon_threadsafe(self._begun.set)
+        asyncio.run_coroutine_threadsafe(self._released.wait(), self._loop).result(10)
+
+    async def begun(self) -> None:
+        await self._begun.wait()
+
+    async def release(self) -> None:
+        self._released.set()
+        await self._change
+
+
 async def test_what_waits_is_committed_together(connection: Observed) -> None:
     listener = Listener()
     writer = Writer(connection, publish=listener.publish, failed=listener.fail)
-    begun = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    release = asyncio.Event()
-
-    def block(transaction: Transaction) -> int:
-        loop.call_soon_threadsafe(begun.set)
-        return asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
-
-    blocking = writer.submit(block)
-    await begun.wait()
+    blocked = Blocked(writer)
+    await blocked.begun()
     puts = [put(writer, f"/{i}") for i in range(1000)]
-    release.set()
+    await blocked.release()
     assert await asyncio.gather(*puts) == list(range(2, 1002))
-    await blocking
     assert connection.commits == 3  # the one that blocked, then 512 and 488
     assert listener.revisions == list(range(2, 1002))
     await writer.stop()
+
+
+async def test_stopping_finishes_what_waits(connection: Observed) -> None:
+    listener = Listener()
+    writer = Writer(connection, publish=listener.publish, failed=listener.fail)
+    blocked = Blocked(writer)
+    await blocked.begun()
+    puts = [put(writer, f"/{i}") for i in range(10)]
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(writer.stop())
+        group.create_task(blocked.release())
+    assert [await future for future in puts] == list(range(2, 12))
+    with pytest.raises(StoreClosedError):
+        put(writer, "/later")
 
 
 async def test_events_are_told_before_the_result(connection: Observed) -> None:
