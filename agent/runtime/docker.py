@@ -36,6 +36,7 @@ from agent.runtime import (
 from agent.runtime.docker_engine import DEFAULT_SOCKET, DockerEngine
 from agent.runtime.docker_network import BridgeNetwork
 from agent.runtime.docker_sandbox import NodeLimits
+from agent.runtime.docker_stats import DockerStats
 from agent.runtime.pause_image import PAUSE_LABEL, PAUSE_REFERENCE, pause_image
 from agent.runtime.runtime import (
     Container,
@@ -72,7 +73,6 @@ T = TypeVar("T")
 STATUS_SECONDS = 10.0
 # What the engine itself may need on top of a container's grace period.
 STOP_MARGIN_SECONDS = 30.0
-_STATS_AT_A_TIME = 4
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ class DockerRuntime(Runtime):
     ) -> None:
         self._cluster = cluster
         self._engine = DockerEngine(socket)
+        self._stats = DockerStats(self._engine)
         self._wanted_network = BridgeNetwork("", network, bridge, masquerade)
         self._limits: NodeLimits | None = None
         self._prepared = False
@@ -239,6 +240,7 @@ class DockerRuntime(Runtime):
             api.remove_container(container_id, v=True, force=True)
             _unlink_log(found)
 
+        self._stats.forget(container_id)
         what = f"remove container {container_id}"
         try:
             await self._engine.call(what, remove)
@@ -256,26 +258,15 @@ class DockerRuntime(Runtime):
         return [docker_container.listed(found) for found in await self._list(docker_labels.TYPE_CONTAINER, labels)]
 
     async def container_stats(self, container_id: str) -> ContainerStats:
-        stats = await self._measure(await self.container_status(container_id))
-        if stats is None:
+        container = await self.container_status(container_id)
+        stats = await self._stats.of([container]) if container.state is ContainerState.RUNNING else []
+        if not stats:
             raise NotFound(f"no statistics of container {container_id}", found="it does not run")
-        return stats
+        return stats[0]
 
     async def list_stats(self, labels: Mapping[str, str] | None = None) -> list[ContainerStats]:
-        turn = asyncio.Semaphore(_STATS_AT_A_TIME)
-
-        async def measure(container: Container) -> ContainerStats | None:
-            async with turn:
-                try:
-                    return await self._measure(container)
-                except NotFound:  # removed since it was listed
-                    return None
-
-        running = [
-            container for container in await self.list_containers(labels) if container.state is ContainerState.RUNNING
-        ]
-        measured = await _together(measure(container) for container in running)
-        return [stats for stats in measured if stats is not None]
+        containers = await self.list_containers(labels)
+        return await self._stats.of([found for found in containers if found.state is ContainerState.RUNNING])
 
     # --- streams
 
@@ -347,9 +338,14 @@ class DockerRuntime(Runtime):
         def start(api: docker.APIClient) -> None:
             api.start(sandbox_id)
             resolver = config.dns.resolv_conf()
-            if resolver:
-                # The engine puts its own resolver in front, which Kubernetes' pods do not expect.
-                Path(api.inspect_container(sandbox_id)["ResolvConfPath"]).write_text(resolver)
+            if not resolver:
+                return
+            # The engine puts its own resolver in front, which Kubernetes' pods do not expect.
+            path = Path(api.inspect_container(sandbox_id)["ResolvConfPath"])
+            try:
+                path.write_text(resolver)
+            except OSError as error:
+                raise ContainerError(f"cannot {what}: its resolv.conf cannot be written", found=str(error)) from error
 
         try:
             await self._engine.call(what, start)
@@ -391,12 +387,6 @@ class DockerRuntime(Runtime):
     async def _list(self, kind: str, labels: Mapping[str, str] | None) -> list[dict[str, Any]]:
         filters = docker_labels.filters(self._cluster, kind, labels)
         return await self._engine.call(f"list {kind}s", lambda api: list(api.containers(all=True, filters=filters)))
-
-    async def _measure(self, container: Container) -> ContainerStats | None:
-        path, params = f"/containers/{container.id}/stats", {"stream": "0", "one-shot": "1"}
-        what = f"measure container {container.id}"
-        async with self._engine.request(what, "GET", path, params=params, timeout=STATUS_SECONDS) as response:
-            return docker_container.measured(container, await response.json())
 
     async def _wait_removed(self, what: str, container_id: str) -> None:
         path, params = f"/containers/{container_id}/wait", {"condition": "removed"}

@@ -11,7 +11,6 @@ from agent.runtime.container import (
     Container,
     ContainerConfig,
     ContainerState,
-    ContainerStats,
     ContainerStatus,
     Mount,
     Security,
@@ -132,30 +131,6 @@ def inspected(found: Mapping[str, Any]) -> ContainerStatus:
         reason=reason,
         message=state.get("Error", ""),
         log_path=labels.get(docker_labels.LOG_PATH, ""),
-    )
-
-
-def measured(container: Container, found: Mapping[str, Any]) -> ContainerStats | None:
-    """The engine's statistics of a container; None when it has just ended (they are empty then).
-
-    Page cache that the kernel would give back at once does not count: `total_inactive_file` in cgroup version 1,
-    `inactive_file` in version 2.
-    """
-    memory, cpu = found.get("memory_stats") or {}, (found.get("cpu_stats") or {}).get("cpu_usage") or {}
-    read = docker_times.parse(found.get("read", ""))
-    if read is None or "usage" not in memory:
-        return None
-    details = memory.get("stats") or {}
-    inactive = details.get("total_inactive_file", details.get("inactive_file", 0))
-    return ContainerStats(
-        id=container.id,
-        name=container.name,
-        labels=container.labels,
-        timestamp=read,
-        cpu_usage_ns=cpu.get("total_usage", 0),
-        memory_working_set_bytes=max(0, memory["usage"] - inactive),
-        memory_usage_bytes=memory["usage"],
-        memory_limit_bytes=memory.get("limit", 0),
     )
 
 

@@ -20,6 +20,7 @@ import http.client
 import io
 import json
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,6 @@ from typing import Any, TypeVar
 import aiohttp
 import docker
 import docker.errors
-import requests
 
 from agent.runtime.errors import ContainerError, ContainerRuntimeError, ImageNotFound, NotFound, RuntimeUnavailable
 
@@ -46,9 +46,9 @@ _log = logging.getLogger(__name__)
 class DockerEngine:
     """One Docker Engine behind a unix socket. Made inside a running event loop, used by that loop only."""
 
-    def __init__(self, socket: Path = DEFAULT_SOCKET, *, workers: int = WORKERS, timeout: int = TIMEOUT) -> None:
+    def __init__(self, path: Path = DEFAULT_SOCKET, *, workers: int = WORKERS, timeout: int = TIMEOUT) -> None:
         """`workers` bounds the short calls at work at the same time, `timeout` (seconds) how long each may take."""
-        self.socket = socket
+        self.socket = path
         self._timeout = timeout
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="docker")
@@ -144,14 +144,24 @@ class DockerEngine:
         return client.api_version if client is not None else await self.call("ask for the version", _api_version)
 
     def _call(self, what: str, function: Callable[[docker.APIClient], T]) -> T:
+        self._knock(what)
         try:
             return function(self._connected())
         except docker.errors.APIError as error:
             raise engine_error(what, error.status_code, error.explanation or str(error)) from error
-        except (docker.errors.DockerException, requests.RequestException) as error:
+        except (docker.errors.DockerException, OSError) as error:  # every error of requests is an OSError
             with self._client_lock:
                 self._client = None  # the engine that comes back may speak another version
             raise self._unavailable(what, str(error)) from error
+
+    def _knock(self, what: str) -> None:
+        # Where nobody listens, the SDK raises and leaves its socket to the garbage collector (a ResourceWarning).
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(self._timeout)
+            try:
+                client.connect(str(self.socket))
+            except OSError as error:
+                raise self._unavailable(what, str(error)) from error
 
     def _connected(self) -> docker.APIClient:
         with self._client_lock:

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import docker
@@ -119,24 +119,15 @@ def registry_header(auth: RegistryAuth) -> str:
 
 async def load(engine: DockerEngine, archive: Path | AsyncIterator[bytes]) -> list[str]:
     """Load a docker-archive; the references (or IDs, where it has none) that it held. Raises ImageLoadError."""
-    what = f"load image archive {archive}" if isinstance(archive, Path) else "load an image archive"
-    data = _file(archive) if isinstance(archive, Path) else archive
-    headers = {"Content-Type": "application/x-tar"}
+    if not isinstance(archive, Path):
+        return await _load(engine, "load an image archive", archive)
+    what = f"load image archive {archive}"
     try:
-        async with engine.request(
-            what, "POST", "/images/load", params={"quiet": "1"}, headers=headers, data=data, timeout=TRANSFER_SECONDS
-        ) as response:
-            said, error = await _outcome(response.content)
-    except ContainerError as refused:
-        said, error = [], refused.found
-    loaded = [line.removeprefix(prefix) for line in said for prefix in _LOADED if line.startswith(prefix)]
-    if error or not loaded:
-        raise ImageLoadError(
-            f"cannot {what}",
-            found=error or "no image in it",
-            wanted="a docker-archive, as `docker save` writes it",
-        )
-    return loaded
+        source = await asyncio.to_thread(archive.open, "rb")
+    except OSError as error:
+        raise ImageLoadError(f"cannot {what}", found=str(error), wanted="a file that can be read") from error
+    with source:
+        return await _load(engine, what, _pieces(source))
 
 
 async def remove(engine: DockerEngine, reference: str) -> None:
@@ -189,14 +180,28 @@ def _inspect(api: docker.APIClient, reference: str) -> dict[str, Any]:
     return dict(api.inspect_image(reference))  # type: ignore[no-untyped-call]
 
 
-async def _file(path: Path) -> AsyncIterator[bytes]:
+async def _load(engine: DockerEngine, what: str, data: AsyncIterator[bytes]) -> list[str]:
+    headers = {"Content-Type": "application/x-tar"}
     try:
-        source = await asyncio.to_thread(path.open, "rb")
-    except OSError as error:
-        raise ImageLoadError(f"cannot read image archive {path}", found=str(error)) from error
-    with source:
-        while data := await asyncio.to_thread(source.read, _READ_BYTES):
-            yield data
+        async with engine.request(
+            what, "POST", "/images/load", params={"quiet": "1"}, headers=headers, data=data, timeout=TRANSFER_SECONDS
+        ) as response:
+            said, error = await _outcome(response.content)
+    except ContainerError as refused:
+        said, error = [], refused.found
+    loaded = [line.removeprefix(prefix) for line in said for prefix in _LOADED if line.startswith(prefix)]
+    if error or not loaded:
+        raise ImageLoadError(
+            f"cannot {what}",
+            found=error or "no image in it",
+            wanted="a docker-archive, as `docker save` writes it",
+        )
+    return loaded
+
+
+async def _pieces(source: BinaryIO) -> AsyncIterator[bytes]:
+    while data := await asyncio.to_thread(source.read, _READ_BYTES):
+        yield data
 
 
 def _references(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -230,18 +230,18 @@ class HollowRuntime(Runtime):
         tail_lines: int | None = None,
         since: datetime | None = None,
     ) -> AsyncGenerator[LogLine, None]:
-        container = await self.container_status(container_id)
-        started = container.started_at
-        if started is not None and tail_lines != 0 and (since is None or started >= since):
-            stamp = started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-            yield LogLine(StreamName.STDOUT, stamp, f"{container.name} runs nothing\n".encode())
-        if follow and container.state is ContainerState.RUNNING:
-            watcher = self._watch()
-            try:
+        watcher = self._watch()  # before the first line: the container may end while the caller has it
+        try:
+            container = await self.container_status(container_id)
+            started = container.started_at
+            if started is not None and tail_lines != 0 and (since is None or started >= since):
+                stamp = started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+                yield LogLine(StreamName.STDOUT, stamp, f"{container.name} runs nothing\n".encode())
+            if follow and container.state is ContainerState.RUNNING:
                 while not _ends(await watcher.get(), container_id):
                     pass
-            finally:
-                self._watchers.discard(watcher)
+        finally:
+            self._watchers.discard(watcher)
 
     async def events(self) -> AsyncGenerator[ContainerEvent, None]:
         watcher = self._watch()

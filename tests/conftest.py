@@ -1,0 +1,19 @@
+"""Fixtures that several directories of tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import engine
+
+
+@pytest.fixture(scope="session")
+def private_engine() -> Iterator[engine.Engine]:
+    """A Docker Engine of this test run's own, in a network namespace without uplink (see tests/engine.py)."""
+    reason = engine.missing()
+    if reason:
+        pytest.skip(f"no private Docker Engine: {reason}")
+    with engine.private_engine() as started:
+        yield started
