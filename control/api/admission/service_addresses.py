@@ -19,6 +19,8 @@ from kube.errors import FieldError
 SERVICES = kinds.known("", "v1", "services")
 HELD_SECONDS = 30.0
 GUESSES = 32
+# the first address of the network is the Service `kubernetes`'s own
+FIRST_FREE = 2
 
 
 class ServiceAddresses:
@@ -56,10 +58,10 @@ class ServiceAddresses:
         if not address:
             count = self._network.num_addresses
             # the lower part is left to those who choose an address themselves (KEP-3070)
-            lower = min(max(16, count // 16), 256)
+            lower = min(max(16, count // 16), 256, count - 1)
             found = self._allot(
-                lambda: str(self._network[random.randrange(1, count - 1)]),  # noqa: S311
-                (str(self._network[i]) for i in (*range(lower, count - 1), *range(2, lower))),
+                lambda: str(self._network[random.randrange(FIRST_FREE, count - 1)]),  # noqa: S311
+                (str(self._network[i]) for i in (*range(lower, count - 1), *range(FIRST_FREE, lower))),
             )
             if found is None:
                 message = f"every address of the service network {self._network} is in use: delete Services"
