@@ -1,0 +1,108 @@
+"""`python -m control`: run a master in the foreground until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+# Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+M_ARENA_MAX = -8
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m control", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("/var/lib/ktool"), help="where all state is kept")
+    parser.add_argument("--bind-address", type=_address, default="0.0.0.0", help="address to listen on")  # noqa: S104
+    parser.add_argument("--port", type=int, default=6443, help="port of the API server")
+    parser.add_argument("--advertise-address", type=_address, default=None, help="address that others reach it at")
+    parser.add_argument("--pod-cidr", type=_network, default="10.244.0.0/16", help="range of pod addresses")
+    parser.add_argument("--service-cidr", type=_network, default="10.96.0.0/16", help="range of Service addresses")
+    parser.add_argument("--cluster-name", default="ktool", help="name in kubeconfigs and certificates")
+    parser.add_argument("--roles", default="api,scheduler,controllers", help="parts that this process runs")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    found = parser.parse_args(arguments)
+    found.roles = tuple(role.strip() for role in found.roles.split(",") if role.strip())
+    unknown = [role for role in found.roles if role not in ("api", "scheduler", "controllers")]
+    if unknown or not found.roles:
+        parser.error(f"--roles: found {', '.join(unknown) or 'none'}, wanted some of api, scheduler, controllers")
+    if not 0 < found.port < 65536:
+        parser.error(f"--port: found {found.port}, wanted a number from 1 to 65535")
+    if not found.advertise_address:
+        found.advertise_address = "127.0.0.1" if found.bind_address in ("0.0.0.0", "::") else found.bind_address  # noqa: S104
+    return found
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted an IP address") from error
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a range such as 10.96.0.0/16") from error
+
+
+def main() -> int:
+    """Run a master; the exit status is 1 for what a user can mend, told on standard error."""
+    options = parse_arguments()
+    _few_arenas()
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    import uvloop
+
+    from control.master import Master, MasterConfig
+    from kube.errors import KtoolError
+
+    config = MasterConfig(
+        data_dir=options.data_dir.absolute(),
+        bind_address=options.bind_address,
+        port=options.port,
+        advertise_address=options.advertise_address,
+        pod_cidr=options.pod_cidr,
+        service_cidr=options.service_cidr,
+        cluster_name=options.cluster_name,
+        roles=options.roles,
+    )
+
+    async def run() -> None:
+        master = Master(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, master.stop)
+        await master.run()
+
+    try:
+        uvloop.run(run())
+    except KtoolError as error:
+        logging.getLogger("control").error("%s", error)
+        return 1
+    return 0
+
+
+def _few_arenas() -> None:
+    """Keep the C library from giving each thread a heap of its own (MALLOC_ARENA_MAX, set from inside)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc only
+        libc.mallopt(M_ARENA_MAX, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""The master: store, API server, scheduler and controllers, put together and kept running.
+
+    store ← watch cache ← API (pipeline) ← HTTPS            ← kubectl, agents
+                                         ← local transport  ← scheduler, controllers
+
+By default all roles share one process and one set of informers. A role without the API server reaches it over HTTPS,
+with a certificate of its own. A scheduler or controller that fails is started again and shows in `/readyz?verbose`;
+the API goes on serving. Only what the API itself cannot live without (the store, its cache, the port) ends the
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import cache as cached
+from pathlib import Path
+from typing import Any
+
+from control import bootstrap
+from control.api.admission import plugins
+from control.api.attributes import UserInfo
+from control.api.authentication.bootstrap_token import BootstrapTokenAuthenticator
+from control.api.authentication.chain import AuthenticatorChain, CertificateAuthenticator
+from control.api.authentication.service_account import ServiceAccountTokens
+from control.api.authorization.chain import MASTERS, AuthorizerChain
+from control.api.authorization.node import NodeAuthorizer
+from control.api.authorization.rbac import RBACAuthorizer
+from control.api.environment import Environment
+from control.api.local import LocalTransport
+from control.api.object_reader import CacheReader
+from control.api.pipeline import Api
+from control.api.registry import ResourceRegistry
+from control.api.server import Server, server_ssl
+from control.api.storage import Storage
+from control.api.subresource import ServerAssets
+from control.api.watch_cache import WatchCache
+from control.certificates import CLUSTER_DOMAIN, Addresses, Certificates
+from control.compaction import compact_periodically
+from control.data_dir import DataDir
+from control.store.sqlite import SqliteStore
+from kube import kubeconfig, pki
+from kube.client import Client
+from kube.clock import Clock, SystemClock
+from kube.errors import KtoolError
+from kube.informer import InformerFactory
+from kube.transport import HTTPTransport, Transport
+
+API = "api"
+SCHEDULER = "scheduler"
+CONTROLLERS = "controllers"
+ROLES = (API, SCHEDULER, CONTROLLERS)
+
+SERVICE_ACCOUNT_ISSUER = f"https://kubernetes.default.svc.{CLUSTER_DOMAIN}"
+USERS = {
+    SCHEDULER: UserInfo("system:kube-scheduler"),
+    CONTROLLERS: UserInfo("system:kube-controller-manager"),
+}
+BOOTSTRAP_USER = UserInfo("system:apiserver", groups=(MASTERS,))
+
+RESTART_SECONDS = (1.0, 30.0)
+RENEWAL_CHECK_SECONDS = 12 * 3600.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterConfig:
+    """How a master runs. `advertise_address` is the one that other machines and pods reach it at."""
+
+    data_dir: Path
+    bind_address: str = "0.0.0.0"  # noqa: S104 (other machines are to reach it)
+    port: int = 6443
+    advertise_address: str = "127.0.0.1"
+    pod_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/16"
+    cluster_name: str = "ktool"
+    roles: tuple[str, ...] = ROLES
+
+
+class Master:
+    """One master process: `run` serves until `stop`."""
+
+    def __init__(self, config: MasterConfig, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self._clock = clock or SystemClock()
+        self._dir = DataDir(config.data_dir)
+        self._addresses = Addresses(config.bind_address, config.advertise_address, config.port)
+        self._certificates = Certificates(
+            self._dir,
+            self._addresses,
+            service_cidr=config.service_cidr,
+            cluster=config.cluster_name,
+            clock=self._clock,
+        )
+        self._stopping = asyncio.Event()
+        self._bootstrapped = asyncio.Event()
+        # what is wrong with a part at the moment; None: nothing
+        self._state: dict[str, str | None] = {}
+        self.server: Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._lost: BaseException | None = None
+
+    def stop(self) -> None:
+        """Ask `run` to finish what is under way and return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`. KtoolError if the data directory, the port or another master stands in the way."""
+        begun = time.perf_counter()
+        self._dir.prepare()
+        async with AsyncExitStack() as stack:
+            transports = await self._api(stack) if API in self.config.roles else self._remote()
+            for transport in transports.values():
+                stack.push_async_callback(transport.close)
+            async with asyncio.TaskGroup() as group:
+                parts = [group.create_task(part, name="master") for part in self._parts(transports)]
+                if self.server is not None:
+                    log.info("serving %s after %.2f s", self._addresses.local_url, time.perf_counter() - begun)
+                # what was loaded at the start stays: the collector need not look at it again and again
+                gc.collect()
+                gc.freeze()
+                await self._stopping.wait()
+                log.info("stopping")
+                for part in parts:
+                    part.cancel()
+        if self._lost is not None:
+            raise KtoolError("the store is lost", found=str(self._lost), mend="The log tells why") from self._lost
+
+    async def _api(self, stack: AsyncExitStack) -> dict[str, Transport]:
+        """Open the store and serve the API; transports of the other roles by name."""
+        store = await SqliteStore.open(self._dir.store, clock=self._clock)
+        stack.push_async_callback(store.close)
+        # after the store: its lock has made sure that no other master works in this directory
+        self._certificates.ensure()
+        cache = WatchCache(store, clock=self._clock)
+        await cache.start()
+        follow = asyncio.create_task(cache.run(), name="watch-cache")
+        stack.push_async_callback(_cancelled, follow)
+        follow.add_done_callback(self._lost_store)
+        api = Api(self._environment(store, cache))
+        self._tls = server_ssl(
+            cert=self._certificates.server_cert,
+            key=self._certificates.server_key,
+            client_ca=self._certificates.ca_cert,
+        )
+        self.server = Server(api, address=self.config.bind_address, port=self.config.port, tls=self._tls)
+        await self.server.start()
+        stack.push_async_callback(self.server.close)
+        self._follow = follow
+        self._store, self._api_server = store, api
+        self._add_checks(api)
+        return {role: LocalTransport(api, user) for role, user in USERS.items() if role in self.config.roles}
+
+    def _environment(self, store: SqliteStore, cache: WatchCache) -> Environment:
+        registry = ResourceRegistry.builtin()
+        reader = CacheReader(cache, registry)
+        tokens = ServiceAccountTokens(
+            pki.load_key(self._certificates.service_account_key), SERVICE_ACCOUNT_ISSUER, reader, self._clock
+        )
+        return Environment(
+            registry=registry,
+            cache=cache,
+            storage=Storage(store, cache, clock=self._clock),
+            reader=reader,
+            authenticator=AuthenticatorChain(
+                (CertificateAuthenticator(), tokens, BootstrapTokenAuthenticator(reader, self._clock))
+            ),
+            authorizer=AuthorizerChain((NodeAuthorizer(reader), RBACAuthorizer(reader))),
+            admission=plugins(reader, service_cidr=self.config.service_cidr, clock=self._clock),
+            assets=ServerAssets(
+                kubelet_ssl=cached(self._kubelet_ssl),
+                service_account_key=self._certificates.service_account_key,
+                service_account_issuer=SERVICE_ACCOUNT_ISSUER,
+                ca_certificate=self._certificates.ca_cert.read_bytes(),
+            ),
+            clock=self._clock,
+        )
+
+    def _kubelet_ssl(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self._certificates.ca_cert))
+        context.load_cert_chain(self._certificates.kubelet_client_cert, self._certificates.kubelet_client_key)
+        return context
+
+    def _add_checks(self, api: Api) -> None:
+        server = self.server
+        assert server is not None
+        api.nonresource.address = f"{self.config.advertise_address}:{self.config.port}"
+        api.nonresource.live["store"] = lambda: "the store is closed" if self._follow.done() else None
+        api.nonresource.ready["shutdown"] = lambda: "shutting down" if server.closing else None
+        self._state["bootstrap"] = "not finished"
+        for role in self.config.roles:
+            if role != API:
+                self._state[role] = "not started"
+        for name in self._state:
+            # the names that kube-apiserver gives to what it does after its start
+            api.nonresource.ready[f"poststarthook/{name}"] = lambda name=name: self._state[name]  # type: ignore[misc]
+
+    def _lost_store(self, follow: asyncio.Task[None]) -> None:
+        if not follow.cancelled() and follow.exception() is not None:
+            self._lost = follow.exception()
+            self.stop()
+
+    def _remote(self) -> dict[str, Transport]:
+        """Transports to an API server in another process on this machine."""
+        found: dict[str, Transport] = {}
+        for role, user in USERS.items():
+            if role in self.config.roles:
+                found[role] = HTTPTransport(kubeconfig.connect(self._certificates.ensure_component(user.name)))
+        return found
+
+    def _parts(self, transports: dict[str, Transport]) -> list[Coroutine[Any, Any, None]]:
+        """What runs besides the API server."""
+        parts: list[Coroutine[Any, Any, None]] = []
+        if API in self.config.roles:
+            parts += [self._bootstrap(), self._renew_certificates()]
+            parts.append(compact_periodically(self._store, self._clock))
+        clients = {role: Client(t, user_agent=f"ktool-{role}") for role, t in transports.items()}
+        if clients:
+            reader = clients.get(CONTROLLERS) or clients[SCHEDULER]
+            parts.append(self._control(clients, InformerFactory(reader)))
+        return parts
+
+    async def _control(self, clients: dict[str, Client], factory: InformerFactory) -> None:
+        """Run scheduler and controllers over one set of informers."""
+        if API in self.config.roles:
+            await self._bootstrapped.wait()  # before it they would be forbidden everything
+        async with asyncio.TaskGroup() as group:
+            group.create_task(factory.run(), name="informers")
+            for role, client in clients.items():
+                start = _scheduler if role == SCHEDULER else self._controllers
+                group.create_task(self._keep_running(role, start, client, factory), name=role)
+
+    def _controllers(self, client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
+        from control.controllers.controllers import Controllers
+
+        return Controllers(client, factory).run()
+
+    async def _keep_running(
+        self,
+        name: str,
+        start: Callable[[Client, InformerFactory], Coroutine[Any, Any, None]],
+        client: Client,
+        factory: InformerFactory,
+    ) -> None:
+        """Run a part, again whenever it fails: the master is then degraded and not gone."""
+        delay = RESTART_SECONDS[0]
+        while True:
+            started = self._clock.monotonic()
+            try:
+                self._state[name] = None
+                await start(client, factory)
+                self._state[name] = "ended"
+            except Exception as error:
+                # whatever it was, the API and the other parts must go on
+                log.exception("%s failed and is started again in %.0f s", name, delay)
+                self._state[name] = f"{type(error).__name__}: {error}"
+            if self._clock.monotonic() - started > 10 * RESTART_SECONDS[1]:
+                delay = RESTART_SECONDS[0]
+            await self._clock.sleep(delay)
+            delay = min(2 * delay, RESTART_SECONDS[1])
+
+    async def _bootstrap(self) -> None:
+        """See to the objects that a cluster begins with; again until all are there."""
+        client = Client(LocalTransport(self._api_server, BOOTSTRAP_USER))
+        ca = self._certificates.ca_cert.read_bytes()
+        delay = RESTART_SECONDS[0]
+        while failures := await bootstrap.ensure_objects(
+            client, addresses=self._addresses, service_cidr=self.config.service_cidr, ca_certificate=ca
+        ):
+            for failure in failures:
+                log.error("bootstrap: %s", failure)
+            self._state["bootstrap"] = failures[0]
+            await self._clock.sleep(delay)
+            delay = min(2 * delay, RESTART_SECONDS[1])
+        self._state["bootstrap"] = None
+        self._bootstrapped.set()
+
+    async def _renew_certificates(self) -> None:
+        """Renew what is about to end, also in a master that runs for years."""
+        while True:
+            await self._clock.sleep(RENEWAL_CHECK_SECONDS)
+            try:
+                if self._certificates.ensure() and self._tls is not None:
+                    self._tls.load_cert_chain(self._certificates.server_cert, self._certificates.server_key)
+            except (pki.PKIError, OSError) as error:
+                log.error("certificates cannot be renewed: %s", error)
+
+
+def _scheduler(client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
+    from control.scheduler.scheduler import Scheduler
+
+    return Scheduler(client, factory).run()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
