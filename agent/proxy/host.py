@@ -133,7 +133,7 @@ class HostNetwork:
             with IPRoute() as netlink:
                 for route in netlink.get_routes(family=socket.AF_INET, proto=ROUTE_PROTOCOL):
                     if f"{route.get_attr('RTA_DST')}/{route['dst_len']}" == self._node.service_cidr:
-                        _delete_route(netlink, route, self._node.service_cidr)
+                        netlink.route("del", **_as_found(route, self._node.service_cidr))
         except NetlinkError as error:
             raise KtoolError("cannot remove the routes of the Service range", found=str(error)) from error
 
@@ -159,15 +159,11 @@ async def link_changes(settle: float = 0.1) -> AsyncGenerator[None]:
                 yield
 
 
-def _delete_route(netlink: Any, route: Any, destination: str) -> None:
-    metric = route.get_attr("RTA_PRIORITY")
-    netlink.route(
-        "del",
-        dst=destination,
-        proto=ROUTE_PROTOCOL,
-        type="unreachable" if route["type"] == _RTN_UNREACHABLE else "unicast",
-        **({"priority": metric} if metric else {}),
-    )
+def _as_found(route: Any, destination: str) -> dict[str, Any]:
+    """What names exactly this route."""
+    if route["type"] == _RTN_UNREACHABLE:
+        return {"dst": destination, "type": "unreachable", "priority": route.get_attr("RTA_PRIORITY")}
+    return {"dst": destination, "oif": route.get_attr("RTA_OIF"), "scope": "link"}
 
 
 def _hairpin_mode(port: Any) -> int:

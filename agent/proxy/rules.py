@@ -5,14 +5,14 @@ way) makes each change a walk over rules, and the kernel's work grows with every
 
 The answer: the rules are few and always the same; Services are only elements of maps, looked up by hash.
 
-    services       address . protocol . port          → goto service-3      (how many endpoints)
-    endpoints      address . protocol . port . index  → endpoint . port     (index 0, 1, 2)
-    service-3      dnat to (address . protocol . port . random number below 3) looked up in endpoints
+    services               address . protocol . port  → goto service-tcp-3  (how many endpoints)
+    service-tcp-endpoints  address . port . index     → endpoint . port     (index 0, 1, 2)
+    service-tcp-3          dnat to (address . port . random number below 3) looked up in service-tcp-endpoints
 
-Chains `service-N` exist once for each number of endpoints, not for each Service. Replacing one endpoint is one element
-deleted and one added; endpoints keep their index while they live, so nothing else moves. NodePorts have the same pair
-of maps without the address. Traffic from outside under `externalTrafficPolicy: Local` looks into a pair of its own
-first. Only session affinity takes chains for the Service: who went where is remembered in dynamic sets, one an
+Chains `service-tcp-N` exist once for each number of endpoints, not for each Service. Replacing one endpoint is one
+element deleted and one added; endpoints keep their index while they live, so nothing else moves. NodePorts have the
+same pair of maps without the address. Traffic from outside under `externalTrafficPolicy: Local` looks into a pair of
+its own first. Only session affinity takes chains for the Service: who went where is remembered in dynamic sets, one an
 endpoint, filled by packets and emptied by time.
 
 What would go wrong otherwise, rule by rule:
@@ -21,7 +21,7 @@ What would go wrong otherwise, rule by rule:
   endpoint may be on another node), and hairpins (a pod that reaches itself would see its own address as the peer).
   The decision is a bit of the connection's mark, not of the packet's, so that later packets carry it as well and
   Docker's FORWARD policy can be told to let exactly these through.
-- forward, input and output refuse at once what has no endpoint; without them a client waits for a timeout, and a
+- arriving, received and leaving refuse at once what has no endpoint; without them a client waits for a timeout, and a
   ClusterIP that nobody forwards leaves the machine by the default route.
 - guard drops loopback addresses on the pod bridge. NodePorts answer on 127.0.0.1 only with `route_localnet` there, and
   with it a pod could otherwise talk to what listens on the node's loopback only (CVE-2020-8558). In `raw`, before any
@@ -36,7 +36,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.proxy.ruleset import EMPTY, Chain, Ruleset, merge
-from agent.proxy.service_port import Endpoint, NodeNetwork, ServicePort, TrafficPolicy
+from agent.proxy.service_port import Endpoint, NodeNetwork, Protocol, ServicePort, TrafficPolicy
 from agent.proxy.traffic_policy import Choice, choose, is_local
 
 # The bit of a connection's mark (ct mark) that says "masquerade"; upstream uses the same bit of the packet's mark.
@@ -45,10 +45,14 @@ MASQUERADE_MARK = 0x4000
 _MASQUERADE = f"ct mark set ct mark or {MASQUERADE_MARK:#x}"
 _ADDRESS_KEY = "ip daddr . meta l4proto . th dport"
 _PORT_KEY = "meta l4proto . th dport"
+# what names a frontend within the endpoint maps of one protocol
+_ADDRESS_PLACE = "ip daddr . {} dport"
+_PORT_PLACE = "{} dport"
 _ADDRESS_TYPE = "ipv4_addr . inet_proto . inet_service"
 _PORT_TYPE = "inet_proto . inet_service"
-_ENDPOINT_TYPE = "ip daddr . th dport"
-# The random number's type has to be told by an expression; its range does not limit `numgen random mod N`.
+# The random number's type has no name, so the types of these maps are told by expressions; the range given here does
+# not limit `numgen random mod N`. Each protocol has maps of its own, because nft turns `tcp dport` in a type into a
+# check that the packet is TCP (and nft 1.0.6 cannot use a map again whose type says `th dport`).
 _INDEX_TYPE = "numgen random mod 65536"
 # How many clients one endpoint remembers (Kubernetes sets no limit; the kernel wants one).
 _STICKY_CLIENTS = 65_535
@@ -58,23 +62,28 @@ _PLAIN_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-zA-Z0-9][a-zA-Z0-9-]*){2}")
 
 @dataclass(frozen=True, slots=True)
 class Frontend:
-    """A way in: the map that catches it, the map with its endpoints, how packets are looked up, and whether strangers
-    are masqueraded. Chains that pick an endpoint are named after it: `service-3`."""
+    """A way in: the map that catches it, the maps with its endpoints (by protocol), and whether strangers are
+    masqueraded. Chains that pick an endpoint are named after it: `service-tcp-3`."""
 
     name: str
     catches: str
-    endpoints: str
-    key: str
+    by_address: bool
     masquerades: bool = True
 
+    def endpoints(self, protocol: Protocol) -> str:
+        """The name of the map with the endpoints: place . index → endpoint . port."""
+        return f"{self.name}-{protocol}-endpoints"
 
-SERVICE = Frontend("service", "services", "endpoints", _ADDRESS_KEY)
-NODE_PORT = Frontend("node-port", "node-ports", "node-port-endpoints", _PORT_KEY)
+    def place(self, protocol: Protocol) -> str:
+        """How a packet is looked up in that map."""
+        return (_ADDRESS_PLACE if self.by_address else _PORT_PLACE).format(protocol)
+
+
+SERVICE = Frontend("service", "services", by_address=True)
+NODE_PORT = Frontend("node-port", "node-ports", by_address=False)
 # from outside the cluster, under externalTrafficPolicy: Local; the client's address stays
-LOCAL_SERVICE = Frontend("local-service", "local-services", "local-endpoints", _ADDRESS_KEY, masquerades=False)
-LOCAL_NODE_PORT = Frontend(
-    "local-node-port", "local-node-ports", "local-node-port-endpoints", _PORT_KEY, masquerades=False
-)
+LOCAL_SERVICE = Frontend("local-service", "local-services", by_address=True, masquerades=False)
+LOCAL_NODE_PORT = Frontend("local-node-port", "local-node-ports", by_address=False, masquerades=False)
 FRONTENDS = (SERVICE, NODE_PORT, LOCAL_SERVICE, LOCAL_NODE_PORT)
 
 HAIRPIN = "hairpin"
@@ -119,15 +128,11 @@ def base(node: NodeNetwork) -> Ruleset:
         REFUSED_NODE_PORTS: f"set {{ type {_PORT_TYPE}; }}",
     }
     for frontend in FRONTENDS:
-        of_type = _ADDRESS_TYPE if frontend.key == _ADDRESS_KEY else _PORT_TYPE
-        sets[frontend.catches] = f"map {{ type {of_type} : verdict; }}"
-        sets[frontend.endpoints] = f"map {{ typeof {frontend.key} . {_INDEX_TYPE} : {_ENDPOINT_TYPE}; }}"
+        sets[frontend.catches] = f"map {{ type {_ADDRESS_TYPE if frontend.by_address else _PORT_TYPE} : verdict; }}"
     refuse_services = (
         f"ct state new {_ADDRESS_KEY} @{REFUSED_SERVICES} goto refuse",
         f"ct state new ip daddr {node.service_cidr} goto refuse",
     )
-    # before filters of others at priority 0, which may drop in silence what is refused here
-    refusing = "type filter hook {} priority filter - 10;"
     chains = {
         "prerouting": Chain(
             (f"ip saddr != {node.cluster_cidr} jump outside", "goto inside"),
@@ -153,12 +158,13 @@ def base(node: NodeNetwork) -> Ruleset:
             ),
             "type nat hook postrouting priority srcnat;",
         ),
-        "forward": Chain(refuse_services, refusing.format("forward")),
-        "output-refused": Chain(refuse_services, refusing.format("output")),
-        "input": Chain(
-            (*refuse_services, f"ct state new {_PORT_KEY} @{REFUSED_NODE_PORTS} goto refuse"),
-            refusing.format("input"),
+        # before routing: the redirect that the kernel would send a pod first uses up its allowance of ICMP errors
+        "arriving": Chain(refuse_services, "type filter hook prerouting priority dstnat + 10;"),
+        "received": Chain(
+            (f"ct state new {_PORT_KEY} @{REFUSED_NODE_PORTS} goto refuse",),
+            "type filter hook input priority filter - 10;",
         ),
+        "leaving": Chain(refuse_services, "type filter hook output priority filter - 10;"),
         "refuse": Chain(("meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable")),
         "guard": Chain(
             (
@@ -235,14 +241,16 @@ class _Part:
             self.add(frontend.catches, key, f"goto {self._sticky(frontend, endpoints, policy)}")
         else:
             self.add(frontend.catches, key, f"goto {self._random(frontend, len(endpoints))}")
+            place = key.replace(f"{self._port.protocol} . ", "")
             values = [f"{e.ip} . {e.port}" for e in endpoints]
-            for index, value in enumerate(_keep_places(self._before(frontend, key), values)):
-                self.add(frontend.endpoints, f"{key} . {index}", value)
+            for index, value in enumerate(_keep_places(self._before(frontend, place), values)):
+                self.add(frontend.endpoints(self._port.protocol), f"{place} . {index}", value)
 
-    def _before(self, frontend: Frontend, key: str) -> list[str]:
-        elements: Mapping[str, str] = self._previous.elements.get(frontend.endpoints, {})
+    def _before(self, frontend: Frontend, place: str) -> list[str]:
+        """The endpoints of the last plan, in their places."""
+        elements: Mapping[str, str] = self._previous.elements.get(frontend.endpoints(self._port.protocol), {})
         found: list[str] = []
-        while (value := elements.get(f"{key} . {len(found)}")) is not None:
+        while (value := elements.get(f"{place} . {len(found)}")) is not None:
             found.append(value)
         return found
 
@@ -253,14 +261,18 @@ class _Part:
         return (f"ip saddr != {self._node.cluster_cidr} {_MASQUERADE}",) if frontend.masquerades else ()
 
     def _random(self, frontend: Frontend, count: int) -> str:
-        """The chain that sends a connection to one of `count` endpoints, found by the frontend's key."""
-        name = f"{frontend.name}-{count}"
+        """The chain that sends a connection to one of `count` endpoints, found by the frontend's place."""
+        protocol = self._port.protocol
+        name, endpoints, place = (
+            f"{frontend.name}-{protocol}-{count}",
+            frontend.endpoints(protocol),
+            frontend.place(protocol),
+        )
+        self._sets[endpoints] = f"map {{ typeof {place} . {_INDEX_TYPE} : ip daddr . {protocol} dport; }}"
         self._chains[name] = Chain(
             (
                 *self._masquerade(frontend),
-                # the protocols are named because nft asks for it before it translates a port
-                f"meta l4proto {{ tcp, udp }} dnat ip to {frontend.key} . numgen random mod {count}"
-                f" map @{frontend.endpoints}",
+                f"dnat ip to {place} . numgen random mod {count} map @{endpoints}",
             )
         )
         return name
