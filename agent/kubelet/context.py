@@ -55,7 +55,11 @@ class Volumes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeletContext:
-    """The shared parts. `node` gives the Node as known now, `services` all Services (for environment variables)."""
+    """The shared parts.
+
+    `node` gives the Node as known now, `services` all Services (for environment variables). `pods_dir` holds pods'
+    files on this machine; None on a hollow node, which has none.
+    """
 
     runtime: Runtime
     volumes: Volumes
@@ -67,7 +71,7 @@ class KubeletContext:
     recorder: EventRecorder
     clock: Clock
     host: Host
-    pods_dir: Path
+    pods_dir: Path | None
     node: Callable[[], core_v1.Node | None]
     services: Callable[[], Sequence[core_v1.Service]]
     node_hostname: str

@@ -106,6 +106,8 @@ class ContainerLifecycle:
 
     def clean(self, pod_uid: str) -> None:
         """Remove what the pod's containers had on the node's disk, besides its volumes."""
+        if self._context.pods_dir is None:
+            return
         folder = self._context.pods_dir / pod_uid
         shutil.rmtree(folder / "containers", ignore_errors=True)
         (folder / "etc-hosts").unlink(missing_ok=True)
@@ -141,16 +143,18 @@ class ContainerLifecycle:
     ) -> str:
         context = self._context
         mounts = context.volumes.mounts(pod, spec)
-        folder = context.pods_dir / (pod.metadata.uid or "")
-        # Files in many folders of a slow disk: not in the event loop.
-        termination_log = await asyncio.to_thread(_termination_log, folder, spec, action.attempt)
-        if pod.spec is not None and pod.spec.hostAliases and not pod.spec.hostNetwork:
-            path = await asyncio.to_thread(_etc_hosts, folder, dns.etc_hosts(pod, sandbox.ip))
-            mounts = [*mounts, Mount(str(path), "/etc/hosts")]
+        termination_log = ""
+        if context.pods_dir is not None:
+            folder = context.pods_dir / (pod.metadata.uid or "")
+            # Files on a disk that may be slow: not in the event loop.
+            termination_log = str(await asyncio.to_thread(_termination_log, folder, spec, action.attempt))
+            if pod.spec is not None and pod.spec.hostAliases and not pod.spec.hostNetwork:
+                path = await asyncio.to_thread(_etc_hosts, folder, dns.etc_hosts(pod, sandbox.ip))
+                mounts = [*mounts, Mount(str(path), "/etc/hosts")]
         config = container_config(
             pod,
             spec,
-            Attempt(action.attempt, action.back_off, str(termination_log)),
+            Attempt(action.attempt, action.back_off, termination_log),
             image=image,
             env=env,
             mounts=mounts,
