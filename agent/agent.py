@@ -13,13 +13,13 @@ from agent import options as command_line
 from agent.options import AgentOptions
 from kube.errors import KtoolError
 
-
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the agent's command line; the exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    status = 0
     try:
         options = command_line.parse(arguments)
         if options.verbose:
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     except* KtoolError as errors:
         for error in leaves(errors):
             log.error("%s", error)
-        return 1
-    return 0
+        status = 1
+    return status
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
