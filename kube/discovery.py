@@ -43,7 +43,7 @@ class Discovery:
         """Ask the server (two requests, aggregated discovery)."""
         found: list[ServedResource] = []
         for path in ("/api", "/apis"):
-            response = await client.raw("GET", path, headers={"accept": MEDIA_TYPE})
+            response = await client.raw("GET", path, headers={"accept": f"{MEDIA_TYPE},application/json"})
             found += parse(orjson.loads(response.body))
         return cls(found)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from control.api.resource import Object
-from kube import codec, status
+from kube import codec, protobuf, status
 from kube.codec import DecodeError
 from kube.kinds import Kind
 from kube.schema import TypeNode
@@ -33,14 +33,16 @@ def parse(request: Request) -> Object:
     """The body as plain data. ApiError 400 (malformed), 413, 415."""
     check_size(len(request.body))
     media = media_type(request.headers)
-    if media not in _JSON and media not in _YAML:
+    if media not in (*_JSON, *_YAML, protobuf.MEDIA_TYPE):
         raise status.unsupported_media_type(
-            f"the body of the request was in an unknown format: found {media!r}, wanted application/json or "
-            "application/yaml"
+            f"the body of the request was in an unknown format: found {media!r}, wanted application/json, "
+            f"application/yaml or {protobuf.MEDIA_TYPE}"
         )
     if not request.body.strip():
         raise status.bad_request("the request has no body: wanted an object in JSON")
     try:
+        if media == protobuf.MEDIA_TYPE:
+            return protobuf.decode(request.body)
         obj = codec.parse(request.body, yaml_allowed=media in _YAML)
     except DecodeError as error:
         raise status.bad_request(str(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +51,11 @@ def print_rows(rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
     target = console()
     if not target.is_terminal:
         target.width = max(1, sum(max(len(r[i]) for r in rows) + 3 for i in range(len(rows[0]))))
-    target.print(table)
+    with target.capture() as captured:
+        target.print(table)
+    # columns are padded to their width; nobody wants blanks at the end of a line
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _text(cell: Any) -> str:
