@@ -30,48 +30,20 @@ MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 MAGIC = b"k8s\x00"
 # Go writes a number or boolean that may not be absent even when it is zero, so a zero mostly means "not given". In
 # these fields it can be absent, and a zero that is written is meant.
+# fmt: off
 ZERO_IS_MEANT = frozenset(
-    [
-        "replicas",
-        "terminationGracePeriodSeconds",
-        "activeDeadlineSeconds",
-        "tolerationSeconds",
-        "gracePeriodSeconds",
-        "expirationSeconds",
-        "revisionHistoryLimit",
-        "progressDeadlineSeconds",
-        "backoffLimit",
-        "parallelism",
-        "completions",
-        "ttlSecondsAfterFinished",
-        "successfulJobsHistoryLimit",
-        "failedJobsHistoryLimit",
-        "partition",
-        "mode",
-        "defaultMode",
-        "runAsUser",
-        "runAsGroup",
-        "fsGroup",
-        "priority",
-        "automountServiceAccountToken",
-        "enableServiceLinks",
-        "allowPrivilegeEscalation",
-        "runAsNonRoot",
-        "readOnlyRootFilesystem",
-        "privileged",
-        "optional",
-        "immutable",
-        "controller",
-        "blockOwnerDeletion",
-        "shareProcessNamespace",
-        "suspend",
-        "hostUsers",
-        "allocateLoadBalancerNodePorts",
-        "ready",
-        "serving",
-        "terminating",
-    ]
+    {
+        "replicas", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "tolerationSeconds",
+        "gracePeriodSeconds", "expirationSeconds", "revisionHistoryLimit", "progressDeadlineSeconds",
+        "backoffLimit", "parallelism", "completions", "ttlSecondsAfterFinished", "successfulJobsHistoryLimit",
+        "failedJobsHistoryLimit", "partition", "mode", "defaultMode", "runAsUser", "runAsGroup", "fsGroup",
+        "priority", "automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation",
+        "runAsNonRoot", "readOnlyRootFilesystem", "privileged", "optional", "immutable", "controller",
+        "blockOwnerDeletion", "shareProcessNamespace", "suspend", "hostUsers",
+        "allocateLoadBalancerNodePorts", "ready", "serving", "terminating",
+    }
 )
+# fmt: on
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 INT64_SIGN = 1 << 63
 
