@@ -175,6 +175,11 @@ def kind_of_type(type_: type[Any]) -> Kind:
     return found
 
 
+def register(type_: type[Any], kind: Kind) -> None:
+    """Let a type stand for a kind that is not in the table, or hold only a part of one (its metadata)."""
+    _BY_TYPE[type_] = kind
+
+
 def kind_of(obj: Any) -> Kind:
     """Kind of a typed object."""
     return kind_of_type(type(obj))
