@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -238,9 +240,20 @@ class Master:
                 group.create_task(self._keep_running(role, start, client, factory), name=role)
 
     def _controllers(self, client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
+        from control.controllers.config import ControllersConfig
         from control.controllers.controllers import Controllers
 
-        return Controllers(client, factory).run()
+        config = ControllersConfig(
+            identity=f"{socket.gethostname()}-{uuid.uuid4()}",
+            ca_cert_file=self._certificates.ca_cert,
+            ca_key_file=self._certificates.ca_key,
+            server_url=self._addresses.url,
+            advertise_addresses=(self.config.advertise_address,),
+            secure_port=self.config.port,
+            service_cidr=self.config.service_cidr,
+            pod_cidr=self.config.pod_cidr,
+        )
+        return Controllers(client, factory, config, clock=self._clock).run()
 
     async def _keep_running(
         self,
