@@ -107,8 +107,18 @@ class Controller(abc.ABC):
         told = handler or _ignore
         self._sources.append((informer, told))
         if handler is not None:
-            informer.add_handler(lambda delta: told(delta) if self._active else None)
+            informer.add_handler(lambda delta: self._tell(told, delta))
         return informer
+
+    def _tell(self, handler: Handler[Any], delta: Delta[Any]) -> None:
+        """Pass an event on while running. A handler's fault must not end the informer, which others live on too."""
+        if not self._active:
+            return
+        try:
+            handler(delta)
+        except Exception:
+            self.metrics.errors += 1
+            log.exception("%s could not take in an event about %s", self.name, delta.object.metadata.name)
 
     @abc.abstractmethod
     async def reconcile(self, key: str) -> float | None:
