@@ -17,3 +17,8 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return variables.get(match[1], match[0])
 
     return _REFERENCE.sub(replaced, text)
+
+
+def references(text: str) -> list[str]:
+    """The names that `text` refers to, in order."""
+    return [match[1] for match in _REFERENCE.finditer(text) if match[1] is not None]

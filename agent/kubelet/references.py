@@ -111,6 +111,20 @@ def environment_names(container: core_v1.Container) -> tuple[set[str], set[str]]
     return maps, secrets
 
 
+def volume_names(volumes: Iterable[core_v1.Volume]) -> tuple[set[str], set[str]]:
+    """Names of the (ConfigMaps, Secrets) that volumes refer to."""
+    maps, secrets = set(), set()
+    for volume in volumes:
+        projections = volume.projected.sources if volume.projected is not None else []
+        for config_map in (volume.configMap, *(source.configMap for source in projections)):
+            if config_map is not None and config_map.name:
+                maps.add(config_map.name)
+        if volume.secret is not None and volume.secret.secretName:
+            secrets.add(volume.secret.secretName)
+        secrets |= {source.secret.name for source in projections if source.secret is not None and source.secret.name}
+    return maps, secrets
+
+
 def pod_names(pod: core_v1.Pod) -> set[str]:
     """Names of all ConfigMaps and Secrets that a pod refers to, in its environment, volumes and image pulls."""
     spec = pod.spec
@@ -119,12 +133,6 @@ def pod_names(pod: core_v1.Pod) -> set[str]:
     for container in [*spec.initContainers, *spec.containers]:
         for found in environment_names(container):
             names |= found
-    for volume in spec.volumes:
-        if volume.configMap is not None:
-            names.add(volume.configMap.name)
-        if volume.secret is not None:
-            names.add(volume.secret.secretName)
-        if volume.projected is not None:
-            for source in volume.projected.sources:
-                names |= {part.name for part in (source.configMap, source.secret) if part is not None}
+    for found in volume_names(spec.volumes):
+        names |= found
     return {name for name in names if name}
