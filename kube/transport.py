@@ -6,6 +6,7 @@ to the same pipeline without a socket. Everything above (client, informers) cann
 
 from __future__ import annotations
 
+import io
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -119,7 +120,8 @@ class HTTPTransport:
             response = await self.session().request(
                 request.method,
                 self.url(request.path, request.query),
-                data=request.body or None,
+                # aiohttp warns of bytes this large; a file is sent piece by piece
+                data=io.BytesIO(request.body) if len(request.body) > 1 << 20 else request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT),

@@ -94,6 +94,7 @@ class Server:
         if self._listener is None or self._web is None:
             return
         self._listener.close()
+        self._web.pre_shutdown()  # connections that wait for a next request
         self._api.environment.cache.close_watches()
         await self._web.shutdown(SHUTDOWN_SECONDS)
         with suppress(TimeoutError):

@@ -50,8 +50,9 @@ Changed = Callable[[Object | None, Object | None], None]
 class ResourceCache:
     """All objects under one prefix of the store, the window of their recent changes, and who watches them."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, window_changes: int = WINDOW_CHANGES) -> None:
         self.prefix = prefix
+        self._window_changes = window_changes
         self.entries: dict[str, Entry] = {}
         self.changed_revision = 0
         # changes after this revision are all in the window
@@ -96,7 +97,7 @@ class ResourceCache:
         window = self._window
         window.append(change)
         self._window_bytes += _size(change)
-        while window and (len(window) > WINDOW_CHANGES or self._window_bytes > WINDOW_BYTES):
+        while window and (len(window) > self._window_changes or self._window_bytes > WINDOW_BYTES):
             oldest = window.popleft()
             self._window_bytes -= _size(oldest)
             self.window_revision = oldest.revision
@@ -185,8 +186,9 @@ class WatchCache:
     `start` loads what the store holds; `run` follows it until cancelled.
     """
 
-    def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
+    def __init__(self, store: Store, *, clock: Clock | None = None, window_changes: int = WINDOW_CHANGES) -> None:
         self.store = store
+        self._window_changes = window_changes
         self.revision = 0
         self._loaded_revision = 0
         self._clock = clock or SystemClock()
@@ -198,7 +200,7 @@ class WatchCache:
         """The cache of a resource's prefix (`/registry/pods/`); empty if nothing was ever stored there."""
         cache = self._caches.get(prefix)
         if cache is None:
-            cache = self._caches[prefix] = ResourceCache(prefix)
+            cache = self._caches[prefix] = ResourceCache(prefix, window_changes=self._window_changes)
             cache.window_revision = cache.changed_revision = self._loaded_revision
         return cache
 

@@ -79,7 +79,7 @@ class Server:
 
 
 @asynccontextmanager
-async def running(path: Path, **cache: Any) -> AsyncIterator[Server]:
+async def running(path: Path, *, namespace: str = "default", **cache: Any) -> AsyncIterator[Server]:
     store = await SqliteStore.open(path)
     watch_cache = WatchCache(store, **cache)
     await watch_cache.start()
@@ -96,7 +96,8 @@ async def running(path: Path, **cache: Any) -> AsyncIterator[Server]:
     api = Api(environment)
     local = LocalTransport(api, ADMIN)
     server = Server(api, store, watch_cache, local, Client(local))
-    await server.call("POST", "/api/v1/namespaces", {"metadata": {"name": "default"}})
+    if namespace:
+        await server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     try:
         yield server
     finally:
