@@ -30,6 +30,7 @@ from agent.runtime import (
     docker_labels,
     docker_logs,
     docker_network,
+    docker_port_forward,
     docker_sandbox,
     oom_score,
 )
@@ -280,6 +281,9 @@ class DockerRuntime(Runtime):
 
     async def attach(self, container_id: str, *, stdin: bool = False) -> ContainerStream:
         return await docker_exec.attach(self._engine, container_id, stdin=stdin)
+
+    async def port_forward(self, sandbox_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await docker_port_forward.connect(self._engine, sandbox_id, port)
 
     def logs(
         self,

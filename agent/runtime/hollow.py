@@ -222,6 +222,12 @@ class HollowRuntime(Runtime):
         await self._running(container_id)
         return HollowStream()
 
+    async def port_forward(self, sandbox_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """There is nothing that could listen."""
+        if (await self.sandbox_status(sandbox_id)).state is not SandboxState.READY:
+            raise ContainerError(f"cannot forward port {port}: sandbox {sandbox_id} has stopped")
+        raise ConnectionRefusedError(f"nothing listens on port {port}: the pod runs nothing")
+
     async def logs(
         self,
         container_id: str,

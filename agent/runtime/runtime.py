@@ -11,6 +11,7 @@ Removing and stopping are idempotent: what is gone already is no error. Implemen
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -211,6 +212,12 @@ class Runtime(Protocol):
 
     async def attach(self, container_id: str, *, stdin: bool = False) -> ContainerStream:
         """Connect to the container's own process (CRI: Attach); output from now on. Raises ContainerError."""
+
+    async def port_forward(self, sandbox_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a TCP port of the sandbox's loopback (CRI: PortForward).
+
+        Raises ContainerError if the sandbox does not run, OSError if nothing answers on the port.
+        """
 
     def logs(
         self,
