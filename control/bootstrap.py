@@ -1,22 +1,19 @@
-"""The objects that a cluster begins with: namespaces, roles, the API server's own Service.
+"""The objects without which nobody could do anything: the first namespaces, roles and priority classes.
 
 Each start of the master sees to it that they are there and as this version wants them. They go through the API like
-everything else.
+everything else. What else every cluster has (the Service `kubernetes`, cluster-info) is the controllers' to keep.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from typing import Any
 
 import orjson
-import yaml
 
 from control.api.authorization import bootstrap_policy
-from control.certificates import Addresses, service_address
-from kube import kinds, kubeconfig, status
+from kube import kinds, status
 from kube.client import Client
 from kube.status import ApiError
 
@@ -29,9 +26,6 @@ _OWNED = {
     "ClusterRoleBinding": ("subjects",),
     "Role": ("rules",),
     "RoleBinding": ("subjects",),
-    "ConfigMap": ("data",),
-    "Endpoints": ("subsets",),
-    "EndpointSlice": ("endpoints", "ports"),
 }
 
 Object = dict[str, Any]
@@ -39,16 +33,12 @@ Object = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-async def ensure_objects(
-    client: Client, *, addresses: Addresses, service_cidr: str, ca_certificate: bytes
-) -> list[str]:
+async def ensure_objects(client: Client) -> list[str]:
     """Create what is missing and update what differs; what could not be done, one line for each object."""
     namespaces = [_object("v1", "Namespace", name) for name in NAMESPACES]
     others = [
         *bootstrap_policy.objects(),
         *_priority_classes(),
-        *_api_service(addresses, service_cidr),
-        _cluster_info(addresses, ca_certificate),
     ]
     failures: list[str] = []
 
@@ -106,44 +96,3 @@ def _priority_classes() -> list[Object]:
             what = "Used by system critical pods that must run in the cluster, on whichever node."
         found.append(_object("scheduling.k8s.io/v1", "PriorityClass", name, value=value, description=what))
     return found
-
-
-def _api_service(addresses: Addresses, service_cidr: str) -> list[Object]:
-    """The Service `kubernetes` in `default`, by which pods reach the API, and what stands behind it."""
-    labels = {"component": "apiserver", "provider": "kubernetes"}
-    ports = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": addresses.port}]
-    address = service_address(service_cidr)
-    spec = {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports}
-    service = _object("v1", "Service", "kubernetes", namespace="default", spec=spec)
-    service["metadata"]["labels"] = labels
-    if ipaddress.ip_address(addresses.advertise).is_loopback:
-        return [service]  # nobody but this machine could follow it
-    port = {"name": "https", "port": addresses.port, "protocol": "TCP"}
-    endpoints = _object(
-        "v1",
-        "Endpoints",
-        "kubernetes",
-        namespace="default",
-        subsets=[{"addresses": [{"ip": addresses.advertise}], "ports": [port]}],
-    )
-    endpoints["metadata"]["labels"] = {"endpointslice.kubernetes.io/skip-mirror": "true"}
-    family = "IPv4" if ipaddress.ip_address(addresses.advertise).version == 4 else "IPv6"
-    slice_ = _object(
-        "discovery.k8s.io/v1",
-        "EndpointSlice",
-        "kubernetes",
-        namespace="default",
-        addressType=family,
-        endpoints=[{"addresses": [addresses.advertise], "conditions": {"ready": True}}],
-        ports=[port],
-    )
-    slice_["metadata"]["labels"] = {"kubernetes.io/service-name": "kubernetes"}
-    return [service, endpoints, slice_]
-
-
-def _cluster_info(addresses: Addresses, ca_certificate: bytes) -> Object:
-    """What machines that want to join may read before they are known: where the API is, and its CA."""
-    config = kubeconfig.build(server=addresses.url, ca_data=ca_certificate)
-    config = {**config, "users": [], "contexts": [], "current-context": ""}
-    text = yaml.safe_dump(config, sort_keys=False)
-    return _object("v1", "ConfigMap", "cluster-info", namespace="kube-public", data={"kubeconfig": text})

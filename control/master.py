@@ -282,11 +282,8 @@ class Master:
     async def _bootstrap(self) -> None:
         """See to the objects that a cluster begins with; again until all are there."""
         client = Client(LocalTransport(self._api_server, BOOTSTRAP_USER))
-        ca = self._certificates.ca_cert.read_bytes()
         delay = RESTART_SECONDS[0]
-        while failures := await bootstrap.ensure_objects(
-            client, addresses=self._addresses, service_cidr=self.config.service_cidr, ca_certificate=ca
-        ):
+        while failures := await bootstrap.ensure_objects(client):
             for failure in failures:
                 log.error("bootstrap: %s", failure)
             self._state["bootstrap"] = failures[0]
