@@ -104,15 +104,10 @@ class ContainerLifecycle:
         left = max(least, action.grace - (clock.monotonic() - begun))
         await self._context.runtime.stop_container(action.id, left)
 
-    def clean(self, pod_uid: str) -> None:
+    async def clean(self, pod_uid: str) -> None:
         """Remove what the pod's containers had on the node's disk, besides its volumes."""
-        if self._context.pods_dir is None:
-            return
-        folder = self._context.pods_dir / pod_uid
-        shutil.rmtree(folder / "containers", ignore_errors=True)
-        (folder / "etc-hosts").unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        if self._context.pods_dir is not None:
+            await asyncio.to_thread(_clean, self._context.pods_dir / pod_uid)
 
     async def _environment(self, pod: core_v1.Pod, spec: core_v1.Container) -> list[tuple[str, str]]:
         context = self._context
@@ -221,3 +216,10 @@ def _etc_hosts(folder: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def _clean(folder: Path) -> None:
+    shutil.rmtree(folder / "containers", ignore_errors=True)
+    (folder / "etc-hosts").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

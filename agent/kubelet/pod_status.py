@@ -203,7 +203,7 @@ def _conditions(
         for gate in s.spec.readinessGates
         if (found := objects.condition(foreign, gate.conditionType or "")) is None or found.status != "True"
     ]
-    sandbox_ready = s.observed.sandbox is not None and bool(status.podIP) and s.volumes_ready
+    sandbox_ready = s.observed.sandbox is not None and bool(status.podIP)
     if containers_ready and gates:
         plural = ", ".join(f'the status of pod readiness gate "{gate}" is not "True"' for gate in gates)
         ready = _Wanted(READY, False, "ReadinessGatesNotReady", plural)

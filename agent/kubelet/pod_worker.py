@@ -372,7 +372,7 @@ class PodWorker:
             await context.runtime.remove_sandbox(sandbox_id)
         for container in self._observed.containers:
             await context.runtime.remove_container(container.id)
-        await asyncio.to_thread(self._lifecycle.clean, self.uid)
+        await self._lifecycle.clean(self.uid)
         context.images.forget(self.uid)
         if not self._removed:
             await context.statuses.finish(self.uid, self._status)
