@@ -22,6 +22,9 @@ from kube.status import ApiError, is_not_found
 
 FINALIZER = "kubernetes"
 AGAIN_SECONDS = 2.0
+# `kubectl delete -f` deletes a namespace first and then, one by one, what the manifest puts into it: emptied at once,
+# the namespace would make it fail on objects that are gone (kube-controller-manager waits 5 s).
+DELETION_DELAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ class NamespaceController(Controller):
 
     def _on_namespace(self, delta: Delta[core_v1.Namespace]) -> None:
         if delta.type != DELETED and objects.is_deleting(delta.object):
-            self.queue.add(objects.name(delta.object))
+            self.queue.add_after(objects.name(delta.object), DELETION_DELAY_SECONDS)
 
     def _on_pod(self, delta: Delta[core_v1.Pod]) -> None:
         if delta.type == DELETED:

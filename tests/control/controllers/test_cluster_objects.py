@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ async def test_an_emptied_namespace_goes() -> None:
         await cluster.client.create(elsewhere)
         await cluster.client.delete(core_v1.Namespace, "default")
         await cluster.settle()
+        assert cluster.api.all("Pod") != [], "kubectl delete -f still has to delete what is in the namespace"
+        await cluster.advance(namespace.DELETION_DELAY_SECONDS)
         assert cluster.api.all("Namespace") == []
         assert [c["metadata"]["namespace"] for c in cluster.api.all("ConfigMap")] == ["other"]
         assert cluster.api.all("Pod") == []
@@ -77,7 +80,7 @@ async def test_a_namespace_waits_for_finalizers_and_says_so() -> None:
         kept = core_v1.ConfigMap(metadata=meta_v1.ObjectMeta(name="c", namespace="web", finalizers=["x.io/f"]))
         await cluster.client.create(kept)
         await cluster.client.delete(core_v1.Namespace, "web")
-        await cluster.settle()
+        await cluster.advance(namespace.DELETION_DELAY_SECONDS)
         found = cluster.api.find("Namespace", "web")
         assert found is not None
         remaining = next(c for c in found["status"]["conditions"] if c["type"] == "NamespaceFinalizersRemaining")
@@ -189,6 +192,25 @@ async def test_what_every_cluster_has() -> None:
         before = len(cluster.api.requests)
         await cluster.advance(600)
         assert len(cluster.api.requests) == before
+
+
+async def test_nobody_is_sent_to_a_loopback_address() -> None:
+    where = replace(WHERE, addresses=("127.0.0.1",))
+    async with running(partial(KubernetesServiceController, where=where)) as cluster:
+        assert cluster.api.all("Endpoints") == cluster.api.all("EndpointSlice") == []
+        assert cluster.api.find("Service", "kubernetes", "default") is not None
+
+
+def test_cluster_info_is_compared_by_what_it_says() -> None:
+    mine = kubernetes_service.cluster_info(WHERE)
+    laid_out = objects.copy(mine)
+    laid_out.data["kubeconfig"] = yaml.safe_dump(yaml.safe_load(mine.data["kubeconfig"]), default_flow_style=True)
+    assert kubernetes_service.mended(mine, laid_out) is None
+    for broken in ("", "{", "clusters: []"):
+        laid_out.data["kubeconfig"] = broken
+        mended = kubernetes_service.mended(mine, laid_out)
+        assert mended is not None
+        assert mended.data == mine.data
 
 
 # --- what expires -----------------------------------------------------------------------------------------------------
