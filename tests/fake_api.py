@@ -3,8 +3,9 @@
 It keeps objects as plain data and does what callers rely on: names, uids, resource versions with compare-and-swap,
 generations, finalizers, status apart from spec, selectors, watches from a revision. It checks nothing about contents.
 
-`hold()` keeps watch events back until `release()`: caches then lag behind, as they do on a busy day. `refuse` may
-answer a request with an error before the server looks at it. `requests` is the log of all writes.
+`hold()` keeps watch events back (of all kinds, or of some) until `release()`: caches then lag behind, as they do on a
+busy day. `refuse` may answer a request with an error before the server looks at it. `requests` is the log of all
+writes.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ class FakeAPI:
         self._names = count(1)
         self._changed = asyncio.Event()
         self._visible: int | None = None
+        self._held: frozenset[str] = frozenset()
 
     def client(self) -> Client:
         return Client(self)
 
     # --- for tests -------------------------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Deliver no watch events from now on."""
-        self._visible = self._revision
+    def hold(self, *resources: str) -> None:
+        """Deliver no watch events from now on; with `resources` (as `pods`, `deployments.apps`) only none of these."""
+        self._visible, self._held = self._revision, frozenset(resources)
 
     def release(self) -> None:
         """Deliver what was held back."""
@@ -186,7 +188,8 @@ class FakeAPI:
             changed = self._changed
             while at < len(self._history):
                 revision, type_, plural, obj = self._history[at]
-                if self._visible is not None and revision > self._visible:
+                held = not self._held or kind.group_resource in self._held
+                if self._visible is not None and revision > self._visible and held:
                     break
                 at += 1
                 if revision <= seen or plural != kind.group_resource or not matches(obj):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from control.controllers import endpoint_slice_plan, service_endpoints
-from control.controllers.controller import Context, StaleCacheError
+from control.controllers.controller import Context
 from control.controllers.endpoint_slice_plan import MANAGED_BY, MANAGER
 from control.controllers.service_pods import ServicePodsController
-from control.controllers.slice_writer import SERVICE_INDEX, SliceWriter, by_service
+from control.controllers.slice_writer import LOOK_AGAIN_SECONDS, SERVICE_INDEX, SliceWriter, by_service
 from kube import objects
 from kube.informer import MODIFIED, Delta
 from kube.models import core_v1, discovery_v1
@@ -40,8 +40,7 @@ class EndpointSliceController(ServicePodsController):
 
     def _on_slice(self, delta: Delta[discovery_v1.EndpointSlice]) -> None:
         for key in by_service(delta.object):
-            if delta.object.metadata.labels.get(MANAGED_BY) == MANAGER:
-                self._writer.observe(key, delta)
+            if delta.object.metadata.labels.get(MANAGED_BY) == MANAGER and self._writer.observe(key, delta):
                 self.queue.add(key)
 
     async def reconcile(self, key: str) -> float | None:
@@ -57,7 +56,7 @@ class EndpointSliceController(ServicePodsController):
             if s.metadata.labels.get(MANAGED_BY) == MANAGER and not objects.is_deleting(s)
         ]
         if self._writer.is_stale(key, existing):
-            raise StaleCacheError("the endpoint slices written last are not in the cache yet")
+            return LOOK_AGAIN_SECONDS  # normally the slices' event comes much sooner
         zones = service_endpoints.zones(self._nodes.list())
         groups = endpoint_slice_plan.wanted(service, self.selected_pods(service), zones)
         planned = endpoint_slice_plan.plan(endpoint_slice_plan.frame(service), groups, existing)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from control.controllers import endpoint_slice_plan, service_endpoints
-from control.controllers.controller import Context, Controller, StaleCacheError
+from control.controllers.controller import Context, Controller
 from control.controllers.endpoint_slice_plan import MANAGED_BY, SERVICE_NAME, Frame, Group, Wanted, group_of
-from control.controllers.slice_writer import SERVICE_INDEX, SliceWriter, by_service
+from control.controllers.slice_writer import LOOK_AGAIN_SECONDS, SERVICE_INDEX, SliceWriter, by_service
 from kube import objects
 from kube.informer import Delta
 from kube.models import core_v1, discovery_v1
@@ -88,8 +88,8 @@ class EndpointSliceMirroringController(Controller):
     def _on_slice(self, delta: Delta[discovery_v1.EndpointSlice]) -> None:
         if delta.object.metadata.labels.get(MANAGED_BY) == MANAGER:
             for key in by_service(delta.object):
-                self._writer.observe(key, delta)
-                self.queue.add(key)
+                if self._writer.observe(key, delta):
+                    self.queue.add(key)
 
     def _mine(self, key: str) -> list[discovery_v1.EndpointSlice]:
         found = self._slices.by_index(SERVICE_INDEX, key)
@@ -98,7 +98,7 @@ class EndpointSliceMirroringController(Controller):
     async def reconcile(self, key: str) -> float | None:
         service, endpoints, existing = self._services.get(key), self._endpoints.get(key), self._mine(key)
         if self._writer.is_stale(key, existing):
-            raise StaleCacheError("the endpoint slices written last are not in the cache yet")
+            return LOOK_AGAIN_SECONDS  # normally the slices' event comes much sooner
         if endpoints is None or not should_mirror(service, endpoints):
             planned = endpoint_slice_plan.Plan(delete=existing)
         else:

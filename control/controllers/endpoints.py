@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from control.controllers import service_endpoints
 from control.controllers.controller import Context
+from control.controllers.service_account import is_moot
 from control.controllers.service_pods import ServicePodsController
 from kube import objects
 from kube.informer import DELETED, Delta
@@ -154,8 +155,10 @@ class EndpointsController(ServicePodsController):
         try:
             await self.client.create(wanted)
         except ApiError as error:
-            if not is_already_exists(error):
+            if not is_moot(error):
                 raise
+            if not is_already_exists(error):
+                return None  # the namespace is going, and the Service with it
             # the cache lags behind: its event will not come as a deletion, so look again
             return 1.0
         return None

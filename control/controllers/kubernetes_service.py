@@ -79,13 +79,18 @@ def service(where: Address) -> core_v1.Service:
     )
 
 
+def reachable(where: Address) -> list[str]:
+    """Addresses that pods can follow: a loopback address means another machine to each of them."""
+    return sorted(a for a in where.addresses if not ipaddress.ip_address(a).is_loopback)
+
+
 def endpoints(where: Address) -> core_v1.Endpoints:
     """The Endpoints `default/kubernetes`: the API servers' addresses."""
     return core_v1.Endpoints(
         metadata=meta_v1.ObjectMeta(name=NAME, namespace="default", labels={SKIP_MIRROR: "true"}),
         subsets=[
             core_v1.EndpointSubset(
-                addresses=[core_v1.EndpointAddress(ip=a) for a in sorted(where.addresses)],
+                addresses=[core_v1.EndpointAddress(ip=a) for a in reachable(where)],
                 ports=[core_v1.EndpointPort(name=PORT_NAME, port=where.port, protocol="TCP")],
             )
         ],
@@ -100,7 +105,7 @@ def endpoint_slice(where: Address) -> discovery_v1.EndpointSlice:
         addressType=family,
         endpoints=[
             discovery_v1.Endpoint(addresses=[a], conditions=discovery_v1.EndpointConditions(ready=True))
-            for a in sorted(where.addresses)
+            for a in reachable(where)
             if service_endpoints.family_of(a) == family
         ],
         ports=[discovery_v1.EndpointPort(name=PORT_NAME, port=where.port, protocol="TCP")],
@@ -139,8 +144,17 @@ def mended(wanted: Any, current: Any) -> Any | None:
     labels = {**before["metadata"].get("labels", {}), **want["metadata"].get("labels", {})}
     after["metadata"] = {**before["metadata"], **({"labels": labels} if labels else {})}
     if isinstance(wanted, core_v1.ConfigMap):
-        after["data"] = {**before.get("data", {}), **want["data"]}
+        same = _cluster_of(current) == _cluster_of(wanted)
+        after["data"] = before.get("data", {}) if same else {**before.get("data", {}), **want["data"]}
     return None if after == before else objects.from_dict(after, type(wanted))
+
+
+def _cluster_of(info: core_v1.ConfigMap) -> Any:
+    """Server and CA in a cluster-info, however its kubeconfig is laid out; None if it cannot be read."""
+    try:
+        return yaml.safe_load(info.data["kubeconfig"])["clusters"][0]["cluster"]
+    except (yaml.YAMLError, KeyError, IndexError, TypeError):
+        return None
 
 
 class KubernetesServiceController(Controller):
@@ -154,8 +168,8 @@ class KubernetesServiceController(Controller):
         self._wanted: dict[str, list[Any]] = {
             "Namespace": [*namespaces()],
             "Service": [service(where)],
-            "Endpoints": [endpoints(where)],
-            "EndpointSlice": [endpoint_slice(where)],
+            "Endpoints": [endpoints(where)] if reachable(where) else [],
+            "EndpointSlice": [endpoint_slice(where)] if reachable(where) else [],
             "ConfigMap": [cluster_info(where)],
         }
         self._keys = {f"{kind} {objects.key(obj)}" for kind, found in self._wanted.items() for obj in found}

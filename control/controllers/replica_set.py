@@ -22,6 +22,8 @@ from kube.status import ApiError, Reason, is_not_found
 
 FAILED_CREATE = "FailedCreate"
 FAILED_DELETE = "FailedDelete"
+# Pods of one ReplicaSet start and become ready in bursts: count them once for several changes.
+BATCH_SECONDS = 0.01
 
 
 class ReplicaSetController(Controller):
@@ -59,7 +61,10 @@ class ReplicaSetController(Controller):
                 self.expectations.observe_creation(owner)
             if delta.type == DELETED or objects.is_deleting(pod):
                 self.expectations.observe_deletion(owner, objects.uid(pod))
-            self.queue.add(owner)
+            if delta.old is None or delta.type == DELETED:
+                self.queue.add(owner)
+            elif replica_set_plan.has_changed(delta.old, pod):
+                self.queue.add_after(owner, BATCH_SECONDS)
             self._look_again_when_available(owner, delta)
         if before is not None and before != owner:
             self.queue.add(before)

@@ -120,6 +120,22 @@ def new_pod(replica_set: apps_v1.ReplicaSet) -> core_v1.Pod:
     return core_v1.Pod(metadata=meta, spec=template.spec)
 
 
+def has_changed(old: core_v1.Pod, new: core_v1.Pod) -> bool:
+    """Whether a change of a pod can change the number of replicas, or how many of them are ready."""
+    return _facts(old) != _facts(new)
+
+
+def _facts(pod: core_v1.Pod) -> tuple[object, ...]:
+    meta = objects.meta(pod)
+    return (
+        pod_state.is_active(pod),
+        pod_state.is_ready(pod),
+        pod_state.ready_since(pod),
+        meta.labels,
+        meta.ownerReferences,
+    )
+
+
 def slow_start_batches(count: int) -> list[int]:
     """Sizes of creation batches: 1, 2, 4, ... so that a pod that is always refused costs one failure, not `count`."""
     batches = []

@@ -12,6 +12,7 @@ from functools import partial
 
 from control.controllers.controller import raise_first, run_all
 from control.controllers.endpoint_slice_plan import SERVICE_NAME, Plan
+from control.controllers.service_account import is_moot
 from kube import objects
 from kube.client import Client
 from kube.clock import Clock
@@ -21,6 +22,7 @@ from kube.status import ApiError, is_not_found
 
 GONE = -1
 PATIENCE_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 5.0
 SERVICE_INDEX = "service"
 
 
@@ -39,9 +41,10 @@ class SliceWriter:
         # per Service, per slice's uid: the revision that the cache must have reached, or GONE
         self._written: dict[str, dict[str, int]] = {}
         self._since: dict[str, float] = {}
+        self._waiting: set[str] = set()
 
     def is_stale(self, key: str, slices: Iterable[discovery_v1.EndpointSlice]) -> bool:
-        """Whether the cache lags behind what was written for a Service.
+        """Whether the cache lags behind what was written for a Service; `observe` tells when it may have caught up.
 
         What was written long ago and still does not show was undone by somebody else: the cache is right then.
         """
@@ -52,23 +55,36 @@ class SliceWriter:
             self.forget(key)
             return False
         cached = {objects.uid(s): _revision(s) for s in slices}
-        return any(
+        stale = any(
             uid in cached if revision == GONE else cached.get(uid, GONE) < revision for uid, revision in written.items()
         )
+        if stale:
+            self._waiting.add(key)
+        return stale
 
-    def observe(self, key: str, delta: Delta[discovery_v1.EndpointSlice]) -> None:
-        """Take note of what the cache shows now."""
-        written = self._written.get(key)
+    def observe(self, key: str, delta: Delta[discovery_v1.EndpointSlice]) -> bool:
+        """Take note of what the cache shows now; whether the Service must be looked at again.
+
+        It need not for the echo of an own write, unless it was found stale since.
+        """
+        written = self._written.get(key, {})
         uid = objects.uid(delta.object)
-        if written is None or uid not in written:
-            return
-        if delta.type == DELETED or (written[uid] != GONE and _revision(delta.object) >= written[uid]):
+        expected = written.get(uid)
+        is_echo = expected is not None and (
+            expected == GONE if delta.type == DELETED else _revision(delta.object) <= expected
+        )
+        if expected is not None and (delta.type == DELETED or _revision(delta.object) >= expected != GONE):
             del written[uid]
+        if key in self._waiting:
+            self._waiting.discard(key)
+            return True
+        return not is_echo
 
     def forget(self, key: str) -> None:
         """Drop the notes about a Service that is gone."""
         self._written.pop(key, None)
         self._since.pop(key, None)
+        self._waiting.discard(key)
 
     async def write(self, key: str, plan: Plan) -> None:
         """Create, update, delete, all at once; errors are raised after everything was tried."""
@@ -76,7 +92,12 @@ class SliceWriter:
         self._since[key] = self._clock.monotonic()
 
         async def create(made: discovery_v1.EndpointSlice) -> None:
-            created = await self._client.create(made)
+            try:
+                created = await self._client.create(made)
+            except ApiError as error:
+                if not is_moot(error):
+                    raise
+                return  # the namespace is going, and the Service with it
             notes[objects.uid(created)] = _revision(created)
 
         async def update(made: discovery_v1.EndpointSlice) -> None:
