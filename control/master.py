@@ -25,7 +25,7 @@ from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
-from control import bootstrap
+from control import bootstrap, memory
 from control.api.admission import plugins
 from control.api.attributes import UserInfo
 from control.api.authentication.bootstrap_token import BootstrapTokenAuthenticator
@@ -219,7 +219,7 @@ class Master:
 
     def _parts(self, transports: dict[str, Transport]) -> list[Coroutine[Any, Any, None]]:
         """What runs besides the API server."""
-        parts: list[Coroutine[Any, Any, None]] = []
+        parts: list[Coroutine[Any, Any, None]] = [memory.trim_periodically(self._clock)]
         if API in self.config.roles:
             parts += [self._bootstrap(), self._renew_certificates()]
             parts.append(compact_periodically(self._store, self._clock))
@@ -243,8 +243,13 @@ class Master:
         from control.controllers.config import ControllersConfig
         from control.controllers.controllers import Controllers
 
+        # With the store in this process, whose lock admits one master, a restarted one is the same as before and need
+        # not wait for the Lease of the one that was killed.
+        alone = API in self.config.roles
+        host = socket.gethostname()
         config = ControllersConfig(
-            identity=f"{socket.gethostname()}-{uuid.uuid4()}",
+            identity=host if alone else f"{host}-{uuid.uuid4()}",
+            several_masters=not alone,
             ca_cert_file=self._certificates.ca_cert,
             ca_key_file=self._certificates.ca_key,
             server_url=self._addresses.url,

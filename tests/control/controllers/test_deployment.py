@@ -400,14 +400,14 @@ async def test_a_hash_collision_takes_another_name() -> None:
 
 async def test_a_stale_cache_makes_no_second_replica_set() -> None:
     async with running(DeploymentController) as cluster:
-        cluster.api.hold()
-        cluster.api.release()
+        cluster.api.hold("replicasets.apps")
         await cluster.client.create(fresh(1))
-        await cluster.clock.advance(0)
-        cluster.api.hold()
-        await cluster.advance(2)
-        assert len(cluster.api.all("ReplicaSet")) <= 1
+        for number in range(3):
+            patch = {"metadata": {"annotations": {"look": str(number)}}}
+            await cluster.client.patch(apps_v1.Deployment, "web", patch, namespace="default")
+            await cluster.clock.advance(1)
+        assert len(cluster.api.all("ReplicaSet")) == 1
         cluster.api.release()
-        await cluster.settle()
+        await cluster.advance(10)
         assert len(cluster.api.all("ReplicaSet")) == 1
         assert not found_in(cluster)["status"].get("collisionCount")

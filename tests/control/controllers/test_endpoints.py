@@ -304,12 +304,10 @@ async def test_pods_come_and_go() -> None:
 
 async def test_a_stale_cache_makes_no_second_slice() -> None:
     async with running(EndpointSliceController) as cluster:
-        cluster.api.put(objects.to_dict(service()))
-        await cluster.settle()
-        cluster.api.remove("EndpointSlice", cluster.api.all("EndpointSlice")[0]["metadata"]["name"], "default")
-        await cluster.clock.advance(0)
-        # the cache learns of pods, but never of the slices that are made for them
+        # the cache learns of the Service and its pods, but never of the slices that are made for them
         cluster.api.hold("endpointslices.discovery.k8s.io")
+        cluster.api.put(objects.to_dict(service()))
+        await cluster.advance(1)
         for made in many(3):
             cluster.api.put(objects.to_dict(made))
             await cluster.advance(1)

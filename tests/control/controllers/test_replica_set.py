@@ -145,15 +145,31 @@ async def test_creates_and_deletes_to_the_wanted_number() -> None:
 
 async def test_a_stale_cache_does_not_create_twice() -> None:
     async with running(ReplicaSetController) as cluster:
+        cluster.api.hold("pods")
         await cluster.client.create(replica_set(replicas=3))
-        await cluster.clock.advance(0)
-        cluster.api.hold()
-        for _ in range(5):
+        for number in range(3):
+            patch = {"metadata": {"annotations": {"look": str(number)}}}
+            await cluster.client.patch(type(replica_set()), "web", patch, namespace="default")
             await cluster.advance(1)
         assert len(cluster.api.all("Pod")) == 3
         cluster.api.release()
         await cluster.settle()
         assert len(cluster.api.all("Pod")) == 3
+
+
+async def test_a_stale_cache_does_not_delete_twice() -> None:
+    async with running(ReplicaSetController, graceful_pods=True) as cluster:
+        await cluster.client.create(replica_set(replicas=4))
+        await cluster.settle()
+        cluster.api.hold("pods")
+        for replicas in (3, 2):
+            patch = {"spec": {"replicas": replicas}}
+            await cluster.client.patch(type(replica_set()), "web", patch, namespace="default")
+            await cluster.advance(1)
+        assert len(cluster.api.all("Pod")) == 3, "the second step waits until the first is seen"
+        cluster.api.release()
+        await cluster.settle()
+        assert len(cluster.api.all("Pod")) == 2
 
 
 async def test_a_deleted_pod_is_replaced_and_an_ended_one_too() -> None:
