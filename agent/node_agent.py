@@ -117,20 +117,22 @@ def _runtime(options: AgentOptions, identity: Identity) -> Runtime:
 
 def _handlers(options: AgentOptions, runtime: Runtime) -> Handlers:
     if options.runtime == "hollow":
-        from agent.kubelet.hollow import HollowHandlers
+        from agent.kubelet.handlers import HollowHandlers
 
         return HollowHandlers()
     return RealHandlers(runtime)
 
 
-def _volumes(options: AgentOptions, pods_dir: Path, references: References, keeper: NodeKeeper) -> Volumes:
+def _volumes(
+    options: AgentOptions, client: Client, pods_dir: Path, references: References, keeper: NodeKeeper, clock: Clock
+) -> Volumes:
     if options.runtime == "hollow":
         from agent.kubelet.hollow import HollowVolumes
 
         return HollowVolumes()
     from agent.kubelet.volumes import VolumeSet
 
-    return VolumeSet(pods_dir, references, node=lambda: keeper.node)
+    return VolumeSet(pods_dir, client=client, references=references, node=lambda: keeper.node, clock=clock)
 
 
 def _start_kubelet(
@@ -173,7 +175,7 @@ def _start_kubelet(
     pods_dir = place.data_dir / "pods"
     context = KubeletContext(
         runtime=runtime,
-        volumes=_volumes(options, pods_dir, references, keeper),
+        volumes=_volumes(options, client, pods_dir, references, keeper, clock),
         resolve=resolve,
         images=ImagePuller(runtime, references, clock),
         handlers=handlers,

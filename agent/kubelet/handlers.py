@@ -119,6 +119,16 @@ class RealHandlers:
         return self._session
 
 
+class HollowHandlers:
+    """Handlers of containers that do not run (Kubernetes: kubemark): every question is answered well."""
+
+    async def run(self, handler: Handler, target: Target, *, timeout: float) -> Outcome:
+        return Outcome(True)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
 async def _tcp(action: core_v1.TCPSocketAction, target: Target, timeout: float) -> Outcome:
     port = resolve_port(action.port, target.spec)
     if port is None:

@@ -163,7 +163,7 @@ class NodeKeeper:
                 raise
             wanted = core_v1.Node(
                 metadata=meta_v1.ObjectMeta(name=self._settings.name, labels=labels),
-                spec=core_v1.NodeSpec(taints=list(self._settings.taints)),
+                spec=self._spec(),
                 status=node_status.node_status(facts, None, now=self._clock.time()),
             )
             try:
@@ -181,6 +181,14 @@ class NodeKeeper:
             log.info("node %s existed already and is adopted", self._settings.name)
         self._reported_at = float("-inf")
         self._usage_at = float("-inf")
+
+    def _spec(self) -> core_v1.NodeSpec:
+        """A new Node's spec. Made again after a deletion it keeps its addresses: its pods have them already."""
+        spec = core_v1.NodeSpec(taints=list(self._settings.taints))
+        if self._cidr.done():
+            spec.podCIDR = self._cidr.result()
+            spec.podCIDRs = [self._cidr.result()]
+        return spec
 
     async def _report_loop(self) -> None:
         failures = 0

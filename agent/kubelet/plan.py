@@ -240,7 +240,7 @@ def _keep(s: Situation, draft: _Draft, spec: core_v1.Container, policy: str | No
     if name in s.busy or (latest is not None and is_alive(latest)):
         return
     replace = ""
-    attempt = 0 if latest is None else latest.attempt + 1
+    attempt = _lost_attempts(s, name) if latest is None else latest.attempt + 1
     ended: ContainerStatus | None = latest
     if latest is not None and latest.state is ContainerState.CREATED:
         # The agent went away between creating and starting it.
@@ -258,6 +258,13 @@ def _keep(s: Situation, draft: _Draft, spec: core_v1.Container, policy: str | No
         return
     draft.add(StartContainer(name, attempt, back_off.next_seconds(ended), replace))
     draft.starting = True
+
+
+def _lost_attempts(s: Situation, name: str) -> int:
+    """How often a container ran that the runtime no longer has: somebody removed it, or the engine lost its data."""
+    status = s.pod.status or core_v1.PodStatus()
+    known = next((c for c in [*status.initContainerStatuses, *status.containerStatuses] if c.name == name), None)
+    return (known.restartCount or 0) + 1 if known is not None and known.containerID else 0
 
 
 def _collect(s: Situation, draft: _Draft) -> None:

@@ -131,12 +131,13 @@ def _absent(
     """Status of a container that the runtime does not have: not made yet, or removed by somebody."""
     if before is not None:
         status.restartCount, status.lastState = before.restartCount or 0, before.lastState
+        # Remembered until the next attempt: from it that attempt's number is made.
+        status.containerID, status.imageID = before.containerID, before.imageID or ""
         if before.state is not None and before.state.terminated is not None and phase.phase(s) in TERMINAL:
             before = objects.copy(before)
             before.ready = before.started = False
             return before
         if before.containerID and phase.phase(s) in TERMINAL:
-            status.containerID, status.imageID = before.containerID, before.imageID
             lost = core_v1.ContainerStateTerminated(
                 reason="ContainerStatusUnknown",
                 message="The container could not be located when the pod was terminated",

@@ -12,7 +12,6 @@ from typing import Any
 from agent.kubelet.context import KubeletContext
 from agent.kubelet.environment import resolve
 from agent.kubelet.handlers import Handler, Outcome, Target
-from agent.kubelet.hollow import HollowVolumes
 from agent.kubelet.images import ImagePuller
 from agent.kubelet.kubelet import Kubelet
 from agent.kubelet.machine import Hardware
@@ -20,6 +19,7 @@ from agent.kubelet.node import NodeKeeper, NodeSettings
 from agent.kubelet.pod_status import Host
 from agent.kubelet.references import References
 from agent.kubelet.status import StatusWriter
+from agent.kubelet.volumes.hollow import HollowVolumes
 from agent.runtime.hollow import HollowRuntime
 from agent.runtime.runtime import Container as RuntimeContainer
 from agent.runtime.runtime import ContainerConfig, ContainerState, ImagePullError, RegistryAuth, RuntimeUnavailable

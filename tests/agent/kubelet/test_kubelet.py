@@ -340,6 +340,14 @@ async def test_a_sandbox_that_died_is_replaced(node: Lab) -> None:
     assert "SandboxChanged" in node.reasons()
 
 
+async def test_restarts_are_counted_even_if_the_runtime_forgot_them(node: Lab) -> None:
+    node.create()
+    await node.until(node.ready)
+    for container_id in node.runtime.running():
+        await node.runtime.remove_container(container_id)
+    await node.until(lambda: node.container()["restartCount"] == 1 and node.ready())
+
+
 async def test_a_runtime_that_was_down(node: Lab) -> None:
     node.create()
     await node.until(node.ready)
@@ -402,6 +410,9 @@ async def test_a_deleted_node_is_registered_again(node: Lab) -> None:
     await node.until(node.ready)
     node.api.remove("Node", NODE)
     await node.until(lambda: node.api.find("Node", NODE), 30)
+    found = node.api.find("Node", NODE)
+    assert found is not None
+    assert found["spec"]["podCIDR"] == "10.244.0.0/24"  # the pods have addresses of it
     assert node.ready()
 
 
