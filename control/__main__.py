@@ -11,10 +11,10 @@ import signal
 import sys
 from pathlib import Path
 
+from control import memory
+
 # Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-M_ARENA_MAX = -8
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def _network(text: str) -> str:
 def main() -> int:
     """Run a master; the exit status is 1 for what a user can mend, told on standard error."""
     options = parse_arguments()
-    _few_arenas()
+    memory.limit_arenas()
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
@@ -93,15 +93,6 @@ def main() -> int:
         logging.getLogger("control").error("%s", error)
         return 1
     return 0
-
-
-def _few_arenas() -> None:
-    """Keep the C library from giving each thread a heap of its own (MALLOC_ARENA_MAX, set from inside)."""
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc only
-        libc.mallopt(M_ARENA_MAX, 2)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ class Entry:
             self._object = orjson.loads(self.data)
         return self._object
 
+    def forget(self) -> None:
+        """Give up the parsed object, many times as large as the bytes. Who asks again gets it again."""
+        self._object = None
+
     def parse(self) -> Object:
         """A private copy of the object, not kept."""
         obj: Object = orjson.loads(self.data)

@@ -92,6 +92,9 @@ class ResourceCache:
             watcher.offer(change)
         change.forget_lines()
         self._tell(change)
+        for entry in (new, change.old):
+            if entry is not None:
+                entry.forget()
 
     def _remember(self, change: Change) -> None:
         window = self._window
@@ -320,8 +323,9 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _size(change: Change) -> int:
-    # the old state is the new one of an earlier change
-    return len(change.new.data) if change.new else 0
+    # a deletion keeps the last state alive; otherwise the old one is the new one of an earlier change
+    entry = change.new or change.old
+    return len(entry.data) if entry else 0
 
 
 def _trigger(scope: Scope) -> tuple[str, str] | None:

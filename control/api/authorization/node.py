@@ -7,6 +7,7 @@ else. The index of pods by node follows the watch cache, so a decision looks at 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from control.api.attributes import Attributes, Decision, Object, ObjectReader, UserInfo
 from kube import kinds, selector
@@ -41,11 +42,22 @@ def node_name(user: UserInfo) -> str:
     return user.name.removeprefix(USER_PREFIX) if is_node else ""
 
 
+@dataclass(frozen=True, slots=True)
+class PodNeeds:
+    """What a pod lets its node read: its service account, and its (`secrets` or `configmaps`, name) pairs.
+
+    Only this is kept of each pod: whole pods would cost this index many times what the watch cache itself needs.
+    """
+
+    account: str
+    references: frozenset[tuple[str, str]]
+
+
 class NodeAuthorizer:
     """Decides for users `system:node:<name>` in the group `system:nodes`; has no opinion on others."""
 
     def __init__(self, reader: ObjectReader) -> None:
-        self._pods: dict[str, dict[tuple[str, str], Object]] = {}
+        self._pods: dict[str, dict[tuple[str, str], PodNeeds]] = {}
         for pod in reader.list(PODS):
             self._changed(pod, None)
         reader.subscribe(PODS, self._changed)
@@ -59,10 +71,6 @@ class NodeAuthorizer:
         if self._allows(node, attributes):
             return Decision(True)
         return Decision(False, f"node {node!r} may only use what its own pods need")
-
-    def pods_of(self, node: str) -> list[Object]:
-        """Pods that are bound to a node."""
-        return [*self._pods.get(node, {}).values()]
 
     def _allows(self, node: str, asked: Attributes) -> bool:
         resource = f"{asked.resource}/{asked.subresource}" if asked.subresource else asked.resource
@@ -99,17 +107,12 @@ class NodeAuthorizer:
         return (asked.namespace, _named(asked)) in self._pods.get(node, {})
 
     def _is_needed(self, node: str, kind: str, namespace: str, name: str) -> bool:
-        return any(
-            pod["metadata"]["namespace"] == namespace and (kind, name) in references(pod.get("spec") or {})
-            for pod in self.pods_of(node)
-        )
+        found = self._pods.get(node, {}).items()
+        return any(where == namespace and (kind, name) in needs.references for (where, _), needs in found)
 
     def _uses_account(self, node: str, asked: Attributes) -> bool:
-        return any(
-            pod["metadata"]["namespace"] == asked.namespace
-            and (pod.get("spec") or {}).get("serviceAccountName") == asked.name
-            for pod in self.pods_of(node)
-        )
+        found = self._pods.get(node, {}).items()
+        return any(where == asked.namespace and needs.account == asked.name for (where, _), needs in found)
 
     def _changed(self, new: Object | None, old: Object | None) -> None:
         for pod, add in ((old, False), (new, True)):
@@ -118,7 +121,9 @@ class NodeAuthorizer:
                 continue
             key = (pod["metadata"]["namespace"], pod["metadata"]["name"])
             if add:
-                self._pods.setdefault(node, {})[key] = pod
+                spec = pod["spec"]
+                needs = PodNeeds(spec.get("serviceAccountName", ""), frozenset(references(spec)))
+                self._pods.setdefault(node, {})[key] = needs
             else:
                 self._pods.get(node, {}).pop(key, None)
 
