@@ -1,0 +1,85 @@
+"""The command line by itself: help that teaches, lazy imports, errors without tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ktool.cli import SECTIONS, cli
+
+HEAVY = (
+    "aiohttp",
+    "docker",
+    "psutil",
+    "numpy",
+    "msgspec",
+    "yaml",
+    "rich",
+    "cryptography",
+    "control",
+    "agent",
+    "provision",
+)
+
+
+def invoke(*arguments: str, **more: Any) -> Result:
+    return CliRunner().invoke(cli, [*arguments], prog_name="ktool", **more)
+
+
+@pytest.mark.parametrize("command", [name for section in SECTIONS.values() for name in section])
+def test_every_command_explains_itself(command: str) -> None:
+    found = invoke(command, "--help")
+    assert found.exit_code == 0, found.output
+    assert f"ktool {command}" in found.output
+    assert len(found.output.splitlines()) > 4
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from ktool.cli import cli;"
+        "r = CliRunner().invoke(cli, ['--help']); assert r.exit_code == 0;"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_misspelt_command_gets_the_closest_one() -> None:
+    found = invoke("aply")
+    assert found.exit_code == 2
+    assert "Did you mean 'apply'?" in found.output
+
+
+def test_no_kubeconfig_says_what_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing.kubeconfig"
+    found = invoke("--kubeconfig", str(missing), "get", "pods")
+    assert found.exit_code == 1
+    assert str(missing) in found.output
+    assert "Traceback" not in found.output
+
+
+def test_no_server_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
+        "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+        "users: [{name: u, user: {token: t}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+    )
+    found = invoke("--kubeconfig", str(config), "version")
+    assert found.exit_code == 1
+    for words in ("the API server cannot be reached", "https://127.0.0.1:1", str(config), "ktool up"):
+        assert words in found.output
+    assert "Traceback" not in found.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    found = invoke("completion", shell)
+    assert found.exit_code == 0
+    assert "_KTOOL_COMPLETE" in found.output
