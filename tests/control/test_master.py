@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -14,11 +16,15 @@ from pathlib import Path
 import pytest
 
 from control.certificates import Addresses, Certificates
+from control.compaction import compact_periodically
 from control.data_dir import DataDir
+from control.store.errors import CompactedError
+from control.store.sqlite import SqliteStore
 from kube import kubeconfig, pki
 from kube.client import Client
 from kube.clock import VirtualClock
 from kube.errors import KtoolError
+from kube.informer import Informer
 from kube.models import core_v1, meta_v1
 from kube.transport import HTTPTransport
 from tests.control import master_process
@@ -52,6 +58,90 @@ async def test_an_acknowledged_write_survives_a_kill(master: MasterProcess) -> N
         await transport.close()
     finally:
         assert again.stop() == 0
+
+
+async def test_every_acknowledged_write_is_there_after_a_kill_in_the_middle(master: MasterProcess) -> None:
+    acknowledged: list[str] = []
+    enough = asyncio.Event()
+
+    async def write(client: Client, writer: int) -> None:
+        for n in range(10_000):
+            name = f"w{writer}-{n}"
+            try:
+                await client.create(core_v1.ConfigMap(metadata=meta_v1.ObjectMeta(name=name, namespace="default")))
+            except (ConnectionError, TimeoutError):
+                return
+            acknowledged.append(name)
+            if len(acknowledged) == 200:
+                enough.set()
+
+    transport = HTTPTransport(kubeconfig.connect(master.kubeconfig))
+    informer = Informer(Client(transport), core_v1.ConfigMap, namespace="default")
+    following = asyncio.create_task(informer.run())
+    await informer.wait_synced(10)
+    writing = [asyncio.create_task(write(Client(transport), n)) for n in range(8)]
+    await enough.wait()
+    master.kill()
+    await asyncio.wait(writing)
+    again = master_process.start(master.data_dir, port=master.port)
+    try:
+        found = await Client(transport).list(core_v1.ConfigMap, namespace="default")
+        stored = {obj.metadata.name or "" for obj in found.items}
+        assert set(acknowledged) <= stored
+        for _ in range(400):
+            followed = {obj.metadata.name or "" for obj in informer.list()}
+            if followed == stored:
+                break
+            await asyncio.sleep(0.05)
+        assert followed == stored
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await transport.close()
+        assert again.stop() == 0
+
+
+async def test_roles_may_run_apart(tmp_path: Path) -> None:
+    api = master_process.start(tmp_path / "data")
+    rest = master_process.launch(tmp_path / "data", api.port, roles="scheduler,controllers")
+    transport = HTTPTransport(kubeconfig.connect(api.kubeconfig))
+    try:
+        client = Client(transport)
+        for _ in range(200):
+            accounts = await client.list(core_v1.ServiceAccount, namespace="default")
+            if accounts.items:
+                break
+            await asyncio.sleep(0.05)
+        assert [a.metadata.name for a in accounts.items] == ["default"], rest.log.read_text()
+    finally:
+        await transport.close()
+        assert rest.stop() == 0
+        assert api.stop() == 0
+
+
+async def test_compaction_keeps_the_last_minutes(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = await SqliteStore.open(tmp_path / "state.db")
+    compacting = asyncio.create_task(compact_periodically(store, clock, interval=300))
+    try:
+        revisions = [await store.put("/registry/a", b"1"), await store.put("/registry/a", b"2")]
+        await clock.advance(301)
+        assert await store.get("/registry/a", revision=revisions[0]) is not None
+        revisions.append(await store.put("/registry/a", b"3"))
+        for _ in range(100):
+            await clock.advance(301)
+            await asyncio.sleep(0.01)
+            with contextlib.suppress(CompactedError):
+                await store.get("/registry/a", revision=revisions[1])
+                continue
+            break
+        with pytest.raises(CompactedError):
+            await store.get("/registry/a", revision=revisions[1])
+        assert await store.get("/registry/a") is not None
+    finally:
+        compacting.cancel()
+        await asyncio.wait([compacting])
+        await store.close()
 
 
 def test_it_is_ready_soon_and_light(master: MasterProcess) -> None:
