@@ -156,6 +156,10 @@ class Informer(Generic[T]):
         for obj in self.cache.values():
             handler(Delta(ADDED, obj))
 
+    def remove_handler(self, handler: Handler[T]) -> None:
+        """Call a handler no more: for parts that end, or are started again, while the informer goes on."""
+        self._handlers.remove(handler)
+
     @property
     def synced(self) -> bool:
         """Whether the first list has been taken in."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from control.scheduler.affinity_terms import PodTerms, pod_terms
 from kube import objects, quantity
 from kube.models import core_v1
 
@@ -21,27 +22,44 @@ HostPort = tuple[str, str, int]
 class PodInfo:
     """A pod as filters and scores see it.
 
+    pod        the object; None for placed pods, of which the rest is enough
     requests   resource → amount: cpu in thousandths of a core, everything else in whole units (memory in bytes); with
                one of `pods`
     scoring    (cpu milli, memory bytes) with defaults for containers that request nothing
     host_ports (host IP, protocol, port) that it takes on its node
     owner      uid of its controller, or its own; pods with the same owner are spread
+    terms      its inter-pod affinity, if any
+    terminating whether its deletion was asked for
     """
 
-    pod: core_v1.Pod
+    pod: core_v1.Pod | None
     key: str
     uid: str
+    namespace: str
+    labels: Mapping[str, str]
     priority: int
     requests: Mapping[str, int]
     scoring: tuple[int, int]
     host_ports: frozenset[HostPort]
     owner: str
     images: tuple[str, ...]
+    terms: PodTerms | None = None
+    terminating: bool = False
 
     @property
     def spec(self) -> core_v1.PodSpec:
+        assert self.pod is not None
         assert self.pod.spec is not None
         return self.pod.spec
+
+    @property
+    def depends_on_pods(self) -> bool:
+        """Whether it may become schedulable by another pod being placed."""
+        return bool(self.terms and self.terms.affinity) or bool(self.spec.topologySpreadConstraints)
+
+    def without_pod(self) -> PodInfo:
+        """The same without the object, whose older versions would otherwise stay in memory."""
+        return replace(self, pod=None)
 
 
 def amount(resource: str, value: quantity.QuantityLike) -> int:
@@ -58,17 +76,21 @@ def pod_info(pod: core_v1.Pod) -> PodInfo:
         pod=pod,
         key=objects.key(pod),
         uid=objects.uid(pod),
+        namespace=objects.namespace(pod),
+        labels=pod.metadata.labels,
         priority=pod.spec.priority or 0,
         requests=pod_requests(pod.spec),
         scoring=_scoring(pod.spec),
         host_ports=frozenset(
             (port.hostIP or "0.0.0.0", port.protocol or "TCP", port.hostPort)  # noqa: S104 (every address)
-            for container in containers
+            for container in (*containers, *(c for c in pod.spec.initContainers if c.restartPolicy == "Always"))
             for port in container.ports
             if port.hostPort
         ),
         owner=(owner.uid if owner else None) or objects.uid(pod),
         images=tuple(c.image for c in containers if c.image),
+        terms=pod_terms(pod),
+        terminating=objects.is_deleting(pod),
     )
 
 

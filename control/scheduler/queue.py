@@ -47,7 +47,10 @@ class SchedulingQueue:
         self._pods: dict[str, QueuedPod] = {}
         self._active: list[_Entry] = []
         self._backoff: list[_Entry] = []
+        # in the order in which they failed
         self._unschedulable: dict[str, QueuedPod] = {}
+        # those of them that another pod's placement may help
+        self._dependent: set[str] = set()
         # raised by every change that could help; tells whether one came while a pod was being decided
         self._moves = 0
         self._wake = asyncio.Event()
@@ -58,8 +61,8 @@ class SchedulingQueue:
     @property
     def counts(self) -> tuple[int, int, int]:
         """(active, backoff, unschedulable)"""
-        active = len(self._pods) - len(self._unschedulable) - len(self._backoff)
-        return max(active, 0), len(self._backoff), len(self._unschedulable)
+        backoff = sum(self._pods.get(entry.key) is entry.pod for entry in self._backoff)
+        return len(self._pods) - len(self._unschedulable) - backoff, backoff, len(self._unschedulable)
 
     @property
     def moves(self) -> int:
@@ -69,27 +72,32 @@ class SchedulingQueue:
         """A pod that wants a node, or a changed one: it is tried at once."""
         known = self._pods.get(info.key)
         pod = QueuedPod(info, known.order if known else next(self._counter))
-        self._unschedulable.pop(info.key, None)
+        self._wait_no_more(info.key)
         self._pods[info.key] = pod
         self._push_active(pod)
 
     def remove(self, key: str) -> None:
         """A pod that no longer wants a node; heap entries of it are skipped when they come up."""
         self._pods.pop(key, None)
-        self._unschedulable.pop(key, None)
+        self._wait_no_more(key)
 
     def failed(self, pod: QueuedPod, moves: int) -> None:
         """A pod found no node; `moves` is what `moves` was when its decision began."""
         if self._pods.get(pod.info.key) is not pod:
             return
-        now = self._clock.monotonic()
-        pod.attempts += 1
-        pod.waiting_since = now
-        pod.ready_at = now + backoff_seconds(pod.attempts)
+        self._rest(pod)
         if moves != self._moves:
             self._push_backoff(pod)
         else:
             self._unschedulable[pod.info.key] = pod
+            if pod.info.depends_on_pods:
+                self._dependent.add(pod.info.key)
+
+    def retry(self, pod: QueuedPod) -> None:
+        """Something failed that has nothing to do with the cluster's room: try again after the backoff."""
+        self._pods[pod.info.key] = pod
+        self._rest(pod)
+        self._push_backoff(pod)
 
     def done(self, pod: QueuedPod) -> None:
         """A pod has its node."""
@@ -99,15 +107,32 @@ class SchedulingQueue:
     def move_all(self) -> None:
         """Something changed in the cluster: those that wait for it are tried again when their backoff is over."""
         self._moves += 1
-        if not self._unschedulable:
-            return
+        self._move([*self._unschedulable])
+
+    def move_dependents(self) -> None:
+        """A pod was placed: those that may have waited for it to be near them, or for evenness, are tried again."""
+        if self._dependent:
+            self._moves += 1
+            self._move([*self._dependent])
+
+    def _move(self, keys: list[str]) -> None:
         now = self._clock.monotonic()
-        for pod in self._unschedulable.values():
+        for key in keys:
+            pod = self._unschedulable[key]
+            self._wait_no_more(key)
             if pod.ready_at <= now:
                 self._push_active(pod)
             else:
                 self._push_backoff(pod)
-        self._unschedulable.clear()
+
+    def _wait_no_more(self, key: str) -> None:
+        self._unschedulable.pop(key, None)
+        self._dependent.discard(key)
+
+    def _rest(self, pod: QueuedPod) -> None:
+        pod.attempts += 1
+        pod.waiting_since = self._clock.monotonic()
+        pod.ready_at = pod.waiting_since + backoff_seconds(pod.attempts)
 
     async def get(self) -> QueuedPod:
         """The next pod to try; waits until there is one."""
@@ -134,7 +159,7 @@ class SchedulingQueue:
         """Seconds until some pod becomes active by itself, or None."""
         times = [self._backoff[0].rank[0]] if self._backoff else []
         if self._unschedulable:
-            times.append(min(p.waiting_since for p in self._unschedulable.values()) + UNSCHEDULABLE_SECONDS)
+            times.append(next(iter(self._unschedulable.values())).waiting_since + UNSCHEDULABLE_SECONDS)
         return max(min(times) - self._clock.monotonic(), 0.001) if times else None
 
     def _promote(self) -> None:
@@ -144,10 +169,12 @@ class SchedulingQueue:
             if self._pods.get(entry.key) is entry.pod:
                 self._push_active(entry.pod)
         # a change that should have helped may have been overlooked: nobody waits for ever
-        for key, pod in [*self._unschedulable.items()]:
-            if pod.waiting_since + UNSCHEDULABLE_SECONDS <= now:
-                del self._unschedulable[key]
-                self._push_active(pod)
+        while self._unschedulable:
+            key, pod = next(iter(self._unschedulable.items()))
+            if pod.waiting_since + UNSCHEDULABLE_SECONDS > now:
+                break
+            self._wait_no_more(key)
+            self._push_active(pod)
 
     def _push_active(self, pod: QueuedPod) -> None:
         heapq.heappush(self._active, _Entry((-float(pod.info.priority), pod.order), pod.info.key, pod))

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.scheduler.decision import Decision, decide
-from control.scheduler.filters import default_filters
 from control.scheduler.pod_info import pod_info, pod_requests
-from control.scheduler.scores import default_scores
+from control.scheduler.registry import default_filters, default_scores
 from control.scheduler.snapshot import Snapshot
 from kube import objects
 from kube.models import core_v1
@@ -161,7 +160,8 @@ def test_chooses(
         (
             pod(),
             [node("a", unschedulable=True), node("b", ready="Unknown")],
-            "0/2 nodes are available: 1 node(s) were not ready, 1 node(s) were unschedulable.",
+            "0/2 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }, "
+            "1 node(s) were unschedulable.",
         ),
     ],
 )
