@@ -101,12 +101,13 @@ class Cluster:
             env={**_clean_environment(), **(env or {})},
         )
 
-    def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def up(self, *arguments: str, check: bool = True, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """`ktool up`, with an engine of its own."""
         return self.ktool(
             *("up", "--docker-root", str(self.docker_root), "--supervisor", "supervisord"),
             *arguments,
             check=check,
+            prefix=prefix,
             timeout=200,
         )
 
@@ -230,8 +231,9 @@ class Cluster:
 
     def logs(self) -> str:
         """The ends of the services' logs, for a failed test's report."""
-        paths = [self.data_dir / "log" / f"{name}.log" for name in ("master", "agent", "docker")]
-        return "\n".join(f"---- {path.name}\n{tail(path, lines=40)}" for path in paths)
+        found = {name: tail(self.data_dir / "log" / f"{name}.log", lines=40) for name in ("master", "agent", "docker")}
+        found["docker"] = "\n".join(line for line in found["docker"].splitlines() if "level=info" not in line)
+        return "\n".join(f"---- {name}.log\n{text}" for name, text in found.items())
 
     def left_over(self) -> list[str]:
         """What the machine has now and did not have before this cluster, or the other way round."""

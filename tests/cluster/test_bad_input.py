@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provision import machine
 from tests.cluster import manifests
 from tests.cluster.real_cluster import API_PORT, Cluster
 
@@ -163,19 +164,23 @@ def test_up_without_root(no_cluster: Cluster) -> None:
     assert not no_cluster.data_dir.exists()
 
 
-def test_up_where_docker_can_be_reached_in_no_way(no_cluster: Cluster, tmp_path: Path) -> None:
-    """No engine answers, and there is no dockerd to start."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for folder in [*os.environ["PATH"].split(":"), "/usr/sbin", "/sbin"]:
-        for tool in Path(folder).iterdir() if Path(folder).is_dir() else ():
-            link = tools / tool.name
-            if tool.name != "dockerd" and not link.is_symlink():
-                link.symlink_to(tool)
-    told = no_cluster.ktool("up", "--docker-root", str(no_cluster.docker_root), env={"PATH": str(tools)}, check=False)
-    if "not installed" not in told.stderr and told.returncode == 0:
-        pytest.fail("it found a dockerd that is not on the PATH")
-    refused(told, "Docker Engine", "apt-get install docker.io")
+def instead_of_dockerd(program: str) -> tuple[str, ...]:
+    """Words before a command that give it a machine where dockerd is another program."""
+    dockerd = machine.find_command("dockerd")
+    return ("unshare", "--mount", "sh", "-c", f'mount --bind {program} {dockerd} && exec "$@"', "sh")
+
+
+def test_up_where_docker_is_not_there(no_cluster: Cluster) -> None:
+    told = no_cluster.up(prefix=instead_of_dockerd("/dev/null"), check=False)
+    refused(told, "Docker Engine does not answer and is not installed", "wanted:", "apt-get install docker.io")
+    assert not no_cluster.data_dir.exists()
+
+
+def test_up_where_docker_does_not_start(no_cluster: Cluster) -> None:
+    """It gives up, says why, and `down` takes back what there is."""
+    told = no_cluster.up(prefix=instead_of_dockerd("/bin/false"), check=False)
+    refused(told, "Docker Engine does not start", "an answer on", "mend:")
+    assert no_cluster.down().returncode == 0
     assert not no_cluster.data_dir.exists()
 
 

@@ -140,11 +140,7 @@ async def test_a_killed_master_has_every_acknowledged_write(cluster: Cluster, na
             while not stop.is_set():
                 name = f"w{writer}-{i}"
                 try:
-                    made = await client.create(
-                        core_v1.ConfigMap(
-                            metadata=meta_v1.ObjectMeta(name=name, namespace=namespace), data={"i": str(i)}
-                        )
-                    )
+                    made = await client.create(config_map(namespace, name, i=str(i)))
                     acknowledged[name] = version(made)
                 except ApiError as error:
                     if error.code not in (409, 429, 503):
