@@ -175,10 +175,13 @@ def _weigh(
             raise PluginError(plugin.name, error) from error
         if values is None:
             continue
-        if values.shape != total.shape or not np.isfinite(values).all():
-            raise PluginError(plugin.name, f"its scores are not one number per node (shape {values.shape})")
-        weighted = values * plugin.weight
+        if values.shape != total.shape:
+            raise PluginError(plugin.name, f"its scores are not one number per node: found shape {values.shape}")
+        weighted = values if plugin.weight == 1.0 else values * plugin.weight
         total += weighted
         parts.append((plugin.name, weighted))
+    if not np.isfinite(total.sum()):
+        odd = [name for name, weighted in parts if not np.isfinite(weighted).all()]
+        raise PluginError(", ".join(odd), "its scores are not finite numbers")
     total[~possible] = -np.inf
     return total, parts

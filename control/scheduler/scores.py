@@ -5,21 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from control.scheduler.plugin import MAX_SCORE
-from control.scheduler.pod_info import CPU, MEMORY, PodInfo
+from control.scheduler.pod_info import PodInfo
 from control.scheduler.row_vectors import Mask, Vector
 from control.scheduler.snapshot import Snapshot, image_name
 
 IMAGE_MIN_BYTES = 23 * 1024 * 1024
 IMAGE_MAX_BYTES = 1000 * 1024 * 1024
-
-
-def _used_share(info: PodInfo, snapshot: Snapshot, resource: str) -> Vector:
-    """[nodes]: share of cpu or memory in use if the pod came, at most 1."""
-    which = 0 if resource == CPU else 1
-    capacity = snapshot.allocatable[:, snapshot.columns[resource]]
-    share = np.ones(len(snapshot))
-    np.divide(snapshot.scoring[:, which] + info.scoring[which], capacity, out=share, where=capacity > 0)
-    return np.minimum(share, 1.0, out=share)
 
 
 class LeastAllocated:
@@ -28,8 +19,8 @@ class LeastAllocated:
     name, weight = "LeastAllocated", 1.0
 
     def __call__(self, info: PodInfo, snapshot: Snapshot, possible: Mask) -> Vector | None:
-        used = _used_share(info, snapshot, CPU) + _used_share(info, snapshot, MEMORY)
-        found: Vector = (1.0 - used / 2.0) * MAX_SCORE
+        cpu, memory = snapshot.used_shares(info.scoring)
+        found: Vector = MAX_SCORE - (cpu + memory) * (MAX_SCORE / 2.0)
         return found
 
 
@@ -40,8 +31,8 @@ class BalancedAllocation:
 
     def __call__(self, info: PodInfo, snapshot: Snapshot, possible: Mask) -> Vector | None:
         # half the distance is the standard deviation of two numbers
-        distance = np.abs(_used_share(info, snapshot, CPU) - _used_share(info, snapshot, MEMORY))
-        found: Vector = (1.0 - distance / 2.0) * MAX_SCORE
+        cpu, memory = snapshot.used_shares(info.scoring)
+        found: Vector = MAX_SCORE - np.abs(cpu - memory) * (MAX_SCORE / 2.0)
         return found
 
 
@@ -51,12 +42,15 @@ class ImageLocality:
     name, weight = "ImageLocality", 1.0
 
     def __call__(self, info: PodInfo, snapshot: Snapshot, possible: Mask) -> Vector | None:
-        total = np.zeros(len(snapshot))
+        total: Vector | None = None
         for image in {image_name(i) for i in info.images}:
             sizes = _image_sizes(image, snapshot)
-            # scaled by how widespread it is, so that one node with a big image does not attract everything
-            total += sizes * (np.count_nonzero(sizes) / len(snapshot))
-        if not total.any():
+            present = np.count_nonzero(sizes)
+            if present:
+                # scaled by how widespread it is, so that one node with a big image does not attract everything
+                scaled = sizes * (present / len(snapshot))
+                total = scaled if total is None else total + scaled
+        if total is None:
             return None
         most = IMAGE_MAX_BYTES * len(info.images)
         found: Vector = (total.clip(IMAGE_MIN_BYTES, most) - IMAGE_MIN_BYTES) / (most - IMAGE_MIN_BYTES) * MAX_SCORE

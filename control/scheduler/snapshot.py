@@ -33,6 +33,7 @@ BASE_RESOURCES = (CPU, MEMORY, STORAGE, PODS)
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 UNREACHABLE_TAINT = "node.kubernetes.io/unreachable"
 FIRST_ROWS = 16
+HUGE = 1e30
 
 
 @dataclass(slots=True)
@@ -101,6 +102,10 @@ class Snapshot:
         self._allocatable = np.zeros((FIRST_ROWS, len(BASE_RESOURCES)), order="F")
         self._requested = np.zeros((FIRST_ROWS, len(BASE_RESOURCES)), order="F")
         self._scoring = np.zeros((FIRST_ROWS, 2), order="F")
+        # of cpu and memory, for scores: 1 / allocatable
+        self._inverse = np.zeros((FIRST_ROWS, 2), order="F")
+        self._version = 0
+        self._shares: tuple[Hashable, tuple[Vector, Vector]] = ((), (np.zeros(0), np.zeros(0)))
         self._node_columns: NodeColumns[NodeRow] = NodeColumns(self.rows)
         self._domains: dict[str, dict[str, int]] = {}
         self._counts = PodCounts(FIRST_ROWS, self.namespaces)
@@ -125,6 +130,17 @@ class Snapshot:
     def scoring(self) -> Vector:
         """[nodes × (cpu milli, memory bytes)]: requests with defaults for containers that have none."""
         return self._scoring[: len(self.rows)]
+
+    def used_shares(self, more: tuple[int, int]) -> tuple[Vector, Vector]:
+        """([nodes], [nodes]): share of cpu and of memory in use with so much more of them, at most 1; read only."""
+        key = (self._version, more)
+        if self._shares[0] != key:  # several scores ask for the same
+            size = len(self.rows)
+            cpu, memory = (
+                np.minimum((self._scoring[:size, i] + more[i]) * self._inverse[:size, i], 1.0) for i in (0, 1)
+            )
+            self._shares = (key, (cpu, memory))
+        return self._shares[1]
 
     # --- vectors over all nodes ------------------------------------------------------------------------------------
 
@@ -175,16 +191,13 @@ class Snapshot:
             self.rows.append(fresh)
             self.row_of[fresh.name] = row
             self._node_columns.changed(row)
-            for column, value in amounts.items():
-                self._allocatable[row, column] = value
+            self._set_amounts(row, amounts)
             for info in self._orphans.pop(fresh.name, {}).values():
                 self._count(info, fresh.name, 1)
             return True
         fresh.host_ports = self.rows[row].host_ports
         before = self._allocatable[row].copy()
-        self._allocatable[row] = 0
-        for column, value in amounts.items():
-            self._allocatable[row, column] = value
+        self._set_amounts(row, amounts)
         changed = self.rows[row] != fresh
         if changed:
             self.rows[row] = fresh
@@ -204,7 +217,8 @@ class Snapshot:
             self.rows[row] = self.rows[last]
             self.row_of[self.rows[row].name] = row
             self._node_columns.changed(row)
-        for array in (self._allocatable, self._requested, self._scoring):
+        self._version += 1
+        for array in (self._allocatable, self._requested, self._scoring, self._inverse):
             array[row] = array[last]
             array[last] = 0
         self.rows.pop()
@@ -270,6 +284,7 @@ class Snapshot:
 
     def _count(self, info: PodInfo, node: str, sign: int) -> None:
         row = self.row_of[node]
+        self._version += 1
         for resource, value in info.requests.items():
             column = self._column(resource)  # may replace the arrays: not inside the next line
             self._requested[row, column] += sign * value
@@ -285,6 +300,16 @@ class Snapshot:
                 self.anti_affinity.add(term, row, sign)
             for preference in info.terms.to_others():
                 self.preferences.add(preference, row, sign)
+
+    def _set_amounts(self, row: int, amounts: Mapping[int, int]) -> None:
+        """What a node can give: column → amount."""
+        self._version += 1
+        self._allocatable[row] = 0
+        for column, value in amounts.items():
+            self._allocatable[row, column] = value
+        for i, resource in enumerate((CPU, MEMORY)):
+            capacity = self._allocatable[row, self.columns[resource]]
+            self._inverse[row, i] = 1.0 / capacity if capacity > 0 else HUGE
 
     def _column(self, resource: str) -> int:
         """Column of a resource; a new one (an extended resource) widens the arrays."""
@@ -304,6 +329,7 @@ class Snapshot:
         self._allocatable = np.pad(self._allocatable, taller)
         self._requested = np.pad(self._requested, taller)
         self._scoring = np.pad(self._scoring, taller)
+        self._inverse = np.pad(self._inverse, taller)
         for vectors in (self._counts.vectors, self.anti_affinity, self.preferences):
             vectors.reserve(self._capacity)
 

@@ -139,7 +139,8 @@ class PreferredSpread:
             return None
         cost = np.zeros(len(snapshot))
         for key, max_skew in DEFAULT_SPREAD:
-            cost += self._cost(key, max_skew, counts, possible, snapshot)
+            if snapshot.topology(key).size > 1:
+                cost += self._cost(key, max_skew, counts, possible, snapshot)
         return self._normalized(cost, possible)
 
     @staticmethod
@@ -149,19 +150,21 @@ class PreferredSpread:
         maxSkew makes differences between domains matter less.
         """
         topology = snapshot.topology(key)
+        labelled = topology.labelled
         if key == HOSTNAME:  # each node is its own domain
-            size, pods = np.count_nonzero(candidates & topology.labelled), counts
+            size, pods = np.count_nonzero(candidates & labelled), counts
         else:
-            size = np.count_nonzero(np.bincount(topology.codes[candidates], minlength=topology.size)[1:])
+            size = np.count_nonzero(topology.totals(candidates.astype(np.float64)))
             pods = topology.sums(counts)
-        return np.where(topology.labelled, pods * math.log(size + 2) + (max_skew - 1), 0.0)
+        if not size:
+            return np.zeros(len(snapshot))
+        return (pods * math.log(size + 2) + (max_skew - 1)) * labelled
 
     @staticmethod
     def _normalized(cost: Vector, candidates: Mask) -> Vector | None:
         """0 to 100, the lowest cost best; nodes without the labels get 0."""
         if not candidates.any():
             return None
-        least, most = cost[candidates].min(), cost[candidates].max()
-        if most == 0:
-            return np.where(candidates, MAX_SCORE, 0.0)
-        return np.where(candidates, ((most + least - cost) / most).clip(0.0, 1.0) * MAX_SCORE, 0.0)
+        least, most = cost.min(initial=math.inf, where=candidates), cost.max(initial=0.0, where=candidates)
+        found: Vector = candidates * (MAX_SCORE if most == 0 else (most + least - cost) * (MAX_SCORE / most))
+        return found
