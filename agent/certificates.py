@@ -213,7 +213,7 @@ class Renewal:
         files: Files,
         *,
         clock: Clock,
-        renewed: Callable[[pki.KeyPair], Awaitable[None]],
+        renewed: Callable[[pki.KeyPair], Awaitable[None]] | None = None,
     ) -> None:
         self._client = client
         self._request = request
@@ -250,7 +250,8 @@ class Renewal:
                 continue
             self._files.save(fresh)
             log.info("new certificate from %s, for %s", self._request.signer, self._request.common_name)
-            await self._renewed(fresh)
+            if self._renewed is not None:
+                await self._renewed(fresh)
 
     def seconds_left(self, pair: pki.KeyPair | None) -> float:
         """Seconds until the certificate should be renewed; not positive: now."""

@@ -65,6 +65,7 @@ class Identity:
     node_name: str
     connection: Connection
     kubeconfig: Path
+    ca: Path
     client: Files
     serving: Files
     pin: str
@@ -143,7 +144,7 @@ def load(data_dir: Path, *, node_name: str, clock: Clock) -> Identity | None:
     # The pair is written before the kubeconfig: if the agent was killed in between, the pair is the newer one.
     connection = replace(connection, client_cert=pair.cert_pem, client_key=pair.key_pem)
     pin = pki.ca_pin(pki.parse_cert(connection.ca_data, source=str(path)))
-    return Identity(name, connection, path, client_files, serving_files, pin)
+    return Identity(name, connection, path, data_dir / "pki" / "ca.crt", client_files, serving_files, pin)
 
 
 def save_kubeconfig(path: Path, connection: Connection, pair: pki.KeyPair, node_name: str) -> None:

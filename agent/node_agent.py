@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent import certificates, join, record, tls
+from agent import certificates, join, record
 from agent.certificates import Renewal
 from agent.join import Identity
 from agent.kubelet import dns, machine
@@ -212,24 +211,32 @@ async def _serve(
 ) -> None:
     """The kubelet's server, once it has a certificate; a renewed one takes effect while it runs."""
     from agent.kubelet.server import KubeletServer
+    from agent.kubelet.server.authentication import Authentication
+    from agent.kubelet.server.authorization import Authorization
+    from agent.kubelet.server.serving_certificate import ServingCertificate
+    from agent.kubelet.server.usage import UsageReader
 
-    context: ssl.SSLContext | None = None
-
-    async def renewed(_: pki.KeyPair) -> None:
-        if context is not None:
-            tls.reload(context, identity.serving)
-
+    name, files = identity.node_name, identity.serving
     addresses = tuple(dict.fromkeys((place.address, "127.0.0.1")))
-    request = certificates.serving_request(identity.node_name, addresses)
-    renewal = Renewal(client, request, identity.serving, clock=clock, renewed=renewed)
+    request = certificates.serving_request(name, addresses)
+    renewal = Renewal(client, request, files, clock=clock)
     async with asyncio.TaskGroup() as group:
         group.create_task(renewal.run(), name="serving-certificate")
         await renewal.first()
-        context = tls.server_context(identity.connection.ca_data, identity.serving)
         server = KubeletServer(
-            kubelet, runtime, tls=context, address=options.kubelet_address, port=options.kubelet_port
+            kubelet,
+            runtime,
+            UsageReader(runtime, clock, data_dir=place.data_dir),
+            node_name=name,
+            address=options.kubelet_address,
+            certificate=ServingCertificate(cert=files.certificate, key=files.key, client_ca=identity.ca),
+            authentication=Authentication(client, clock),
+            authorization=Authorization(client, clock, node_name=name),
+            port=options.kubelet_port,
+            clock=clock,
         )
-        await server.run()
+        async with server:
+            await asyncio.Event().wait()
 
 
 def _client_renewal(client: Client, identity: Identity, transport: SwitchTransport, clock: Clock) -> Renewal:
