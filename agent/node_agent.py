@@ -126,7 +126,7 @@ def _volumes(
     options: AgentOptions, client: Client, pods_dir: Path, references: References, keeper: NodeKeeper, clock: Clock
 ) -> Volumes:
     if options.runtime == "hollow":
-        from agent.kubelet.hollow import HollowVolumes
+        from agent.kubelet.volumes.hollow import HollowVolumes
 
         return HollowVolumes()
     from agent.kubelet.volumes import VolumeSet
