@@ -26,6 +26,9 @@ def run(*, sizes: tuple[int, ...] = (100, 1000, 5000), decisions: int = 300) -> 
         loops = _node_by_node(size, pods[: max(20, decisions * 100 // size)])
         note = f"plain Python, over resources alone: {loops:,.0f} µs, {loops / arrays:.1f} × as long"
         figures.append(Figure(GROUP, f"{size:,} nodes", arrays, "µs", note=note))
+        social = _with_arrays(size, [pod_info(_social(i)) for i in range(decisions)])
+        note = "required anti-affinity, spread over zones, node affinity"
+        figures.append(Figure(GROUP, f"{size:,} nodes, pods with constraints", social, "µs", note=note))
     return figures
 
 
@@ -110,3 +113,28 @@ def _pod(i: int) -> core_v1.Pod:
         metadata=meta_v1.ObjectMeta(name=f"p-{i}", namespace="default", uid=f"uid-{i}", ownerReferences=[owner]),
         spec=core_v1.PodSpec(containers=[container]),
     )
+
+
+def _social(i: int) -> core_v1.Pod:
+    """A pod that asks about nodes' labels and about other pods."""
+    pod = _pod(i)
+    app = f"app-{i % 10}"
+    pod.metadata.labels = {"app": app}
+    selector = meta_v1.LabelSelector(matchLabels={"app": app})
+    term = core_v1.PodAffinityTerm(topologyKey="kubernetes.io/hostname", labelSelector=selector)
+    zones = core_v1.NodeSelectorRequirement(key="zone", operator="In", values=["z0", "z1", "z2"])
+    assert pod.spec is not None
+    pod.spec.affinity = core_v1.Affinity(
+        nodeAffinity=core_v1.NodeAffinity(
+            requiredDuringSchedulingIgnoredDuringExecution=core_v1.NodeSelector(
+                nodeSelectorTerms=[core_v1.NodeSelectorTerm(matchExpressions=[zones])]
+            )
+        ),
+        podAntiAffinity=core_v1.PodAntiAffinity(requiredDuringSchedulingIgnoredDuringExecution=[term]),
+    )
+    pod.spec.topologySpreadConstraints = [
+        core_v1.TopologySpreadConstraint(
+            maxSkew=1, topologyKey="zone", whenUnsatisfiable="DoNotSchedule", labelSelector=selector
+        )
+    ]
+    return pod
