@@ -19,6 +19,8 @@ from provision.data_dir import StateFacts, read_state
 from provision.services import systemd
 
 COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "mount", "nsenter", "busybox")
+# Types of routes that refuse instead of leading somewhere.
+NOWHERE = frozenset({"unreachable", "blackhole", "prohibit"})
 # Programs that make a machine a node of some Kubernetes already.
 KUBERNETES_PROGRAMS = frozenset({"kubelet", "kube-apiserver", "kube-proxy", "k3s", "k0s", "rke2", "microk8s"})
 
@@ -130,12 +132,13 @@ def listeners() -> Iterable[Listener]:
 
 
 def routes(runner: Runner = run) -> Iterable[Route]:
-    """IPv4 routes of the main table, without default routes."""
+    """IPv4 routes of the main table, without default routes and those that lead nowhere (the agent makes one such for
+    the Service range)."""
     if not find_command("ip"):
         return
     for found in json.loads(runner(["ip", "-json", "-4", "route", "show", "table", "main"]) or "[]"):
         destination = found.get("dst", "default")
-        if destination != "default":
+        if destination != "default" and found.get("type") not in NOWHERE:
             yield Route(destination if "/" in destination else f"{destination}/32", found.get("dev", ""))
 
 
