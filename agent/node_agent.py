@@ -217,8 +217,7 @@ async def _serve(
     from agent.kubelet.server.usage import UsageReader
 
     name, files = identity.node_name, identity.serving
-    addresses = tuple(dict.fromkeys((place.address, "127.0.0.1")))
-    request = certificates.serving_request(name, addresses)
+    request = certificates.serving_request(name, (place.address,))
     renewal = Renewal(client, request, files, clock=clock)
     async with asyncio.TaskGroup() as group:
         group.create_task(renewal.run(), name="serving-certificate")
