@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = command_line.parse(arguments)
         if options.verbose:
-            logging.getLogger().setLevel(logging.DEBUG)
+            for package in ("agent", "kube"):  # not of every library
+                logging.getLogger(package).setLevel(logging.DEBUG)
         import uvloop
 
         uvloop.run(_main(options))

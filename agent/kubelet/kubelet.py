@@ -190,6 +190,7 @@ class Kubelet:
 
     async def _runtime_events(self) -> None:
         async for event in self.context.runtime.events():
+            log.debug("runtime event %s of %s", event.type, event.container_id[:12])
             if event.type is EventType.RELIST:
                 for worker, _ in self._workers.values():
                     worker.runtime_changed()
@@ -197,7 +198,7 @@ class Kubelet:
                 continue
             known = self._workers.get(event.labels.get(LABEL_POD_UID, ""))
             if known is not None:
-                known[0].runtime_event(event.type)
+                known[0].runtime_event(event)
 
     async def _relist_loop(self) -> None:
         """The safety net: whatever event was lost, it is found out here."""

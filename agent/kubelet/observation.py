@@ -84,9 +84,23 @@ class Observer:
         self._labels = {LABEL_POD_UID: uid}
         self._containers: dict[tuple[str, ContainerState], ContainerStatus] = {}
         self._sandboxes: dict[tuple[str, SandboxState], SandboxStatus] = {}
+        self._suspects: set[str] = set()
+
+    def suspect(self, id_: str) -> None:
+        """An event said that this container or sandbox has ended: ask for it by itself the next time.
+
+        Docker tells that a container has died a moment before its lists show it; only the question about the
+        container itself waits until that is settled.
+        """
+        self._suspects.add(id_)
 
     async def observe(self) -> Observation:
         """The pod now. Raises RuntimeUnavailable."""
+        suspects, self._suspects = self._suspects, set()
+        for known in [key for key in self._containers if key[0] in suspects]:
+            del self._containers[known]
+        for seen in [key for key in self._sandboxes if key[0] in suspects]:
+            del self._sandboxes[seen]
         containers = [
             status
             for status in [await self._container(c) for c in await self._runtime.list_containers(self._labels)]

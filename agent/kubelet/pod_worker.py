@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from agent.kubelet import back_off
 from agent.kubelet.back_off import Failure
@@ -43,7 +43,7 @@ from agent.kubelet.probes import Prober
 from agent.kubelet.references import pod_names
 from agent.kubelet.situation import SANDBOX, TEARDOWN, VOLUMES, End, Situation
 from agent.kubelet.start_error import StartError
-from agent.runtime.runtime import ContainerRuntimeError, EventType
+from agent.runtime.runtime import ContainerEvent, ContainerRuntimeError, EventType
 from kube import objects
 from kube.errors import KtoolError
 from kube.events import NORMAL, WARNING
@@ -55,6 +55,8 @@ RETRY_SECONDS = 5.0
 POD_RETRY_CAP_SECONDS = 20.0
 # What is expected to go wrong with a step, and is tried again.
 EXPECTED = (StartError, ContainerRuntimeError, KtoolError, ApiError, ConnectionError, TimeoutError, OSError)
+
+Step = Callable[[], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +127,13 @@ class PodWorker:
         self._removed = True
         self._wake.set()
 
-    def runtime_event(self, event: EventType) -> None:
+    def runtime_event(self, event: ContainerEvent) -> None:
         """Something happened to the pod's containers or sandbox."""
-        if event in (EventType.CREATED, EventType.STARTED) and self._steps:
-            return  # one of our own steps, at whose end we look anyway
+        if event.type in (EventType.CREATED, EventType.STARTED):
+            if self._steps:
+                return  # one of our own steps, at whose end we look anyway
+        else:
+            self._observer.suspect(event.container_id)
         self.runtime_changed()
 
     def runtime_changed(self) -> None:
@@ -223,12 +228,13 @@ class PodWorker:
             if not self._steps[key].cancelling():
                 self._steps[key].cancel()
         for action in what.actions:
+            log.debug("pod %s: %s", objects.key(self._api_pod), action)
             self._begin(action, situation)
         if situation.terminating:
             self._refresh_at = None
         elif self._refresh_at is not None and situation.now >= self._refresh_at:
             self._refresh_at = None  # set again at the step's end
-            self._step(VOLUMES, self._refresh(situation.pod))
+            self._step(VOLUMES, partial(self._refresh, situation.pod))
         wakes = [at for at in (what.wake_at, self._refresh_at) if at is not None]
         self._wake_later(min(wakes, default=None))
 
@@ -236,28 +242,27 @@ class PodWorker:
         pod = situation.pod
         match action:
             case MountVolumes():
-                self._step(VOLUMES, self._mount(pod))
+                self._step(VOLUMES, partial(self._mount, pod))
             case CreateSandbox():
-                self._step(SANDBOX, self._create_sandbox(pod, action))
+                self._step(SANDBOX, partial(self._create_sandbox, pod, action))
             case StartContainer():
-                self._step(action.name, self._start(pod, action))
+                self._step(action.name, partial(self._start, pod, action))
             case KillContainer():
                 self._stop(pod, action, self._address(situation))
             case RemoveContainer():
-                self._step(f"/remove-{action.id}", self._context.runtime.remove_container(action.id))
+                self._step(f"/remove-{action.id}", partial(self._context.runtime.remove_container, action.id))
             case RemoveSandbox():
-                self._step(f"/remove-{action.id}", self._context.runtime.remove_sandbox(action.id))
+                self._step(f"/remove-{action.id}", partial(self._context.runtime.remove_sandbox, action.id))
             case Retire():
-                self._step(TEARDOWN, self._retire(action))
+                self._step(TEARDOWN, partial(self._retire, action))
             case Teardown():
-                self._step(TEARDOWN, self._tear_down(action))
+                self._step(TEARDOWN, partial(self._tear_down, action))
 
     # --- steps
 
-    def _step(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+    def _step(self, key: str, work: Step) -> None:
         """Run a step under a key; its end wakes the worker, its failure is remembered under the key."""
         if key in self._steps:
-            work.close()
             return
         task = self._group.create_task(self._guarded(key, work), name=f"{objects.key(self._api_pod)}:{key}")
         self._steps[key] = task
@@ -267,9 +272,9 @@ class PodWorker:
         self._steps.pop(key, None)
         self.runtime_changed()
 
-    async def _guarded(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, key: str, work: Step) -> None:
         try:
-            await work
+            await work()
         except EXPECTED as error:
             self._failures[key] = self._failure(key, error)
         else:
@@ -338,7 +343,7 @@ class PodWorker:
             running[0].cancel()
         key = f"/stop-{action.id}"
         task = self._group.create_task(
-            self._guarded(key, self._lifecycle.stop(pod, spec, action, address)),
+            self._guarded(key, partial(self._lifecycle.stop, pod, spec, action, address)),
             name=f"{objects.key(pod)}:{key}",
         )
         self._stopping[action.id] = (task, self._context.clock.time() + action.grace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Runtime(HollowRuntime):
         self.pull_seconds = 0.0
         self.stops: list[tuple[str, float]] = []
         self.configs: dict[str, ContainerConfig] = {}
+        self.lists_lag = False
 
     async def pull_image(self, reference: str, auth: RegistryAuth | None = None) -> str:
         await self._clock.sleep(self.pull_seconds)
@@ -78,7 +80,10 @@ class Runtime(HollowRuntime):
     async def list_containers(self, labels: Any = None) -> list[RuntimeContainer]:
         if self.down:
             raise RuntimeUnavailable("the engine does not answer")
-        return await super().list_containers(labels)
+        found = await super().list_containers(labels)
+        if self.lists_lag:
+            found = [replace(c, state=ContainerState.RUNNING) for c in found]
+        return found
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: Any) -> str:
         found = await super().create_container(sandbox_id, config, sandbox)

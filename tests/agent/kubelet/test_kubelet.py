@@ -359,6 +359,15 @@ async def test_a_runtime_that_was_down(node: Lab) -> None:
     await node.until(lambda: node.container()["restartCount"] == 1, 10)
 
 
+async def test_an_end_is_seen_before_the_runtimes_lists_show_it(node: Lab) -> None:
+    """Docker tells that a container has died while its lists still say that it runs."""
+    node.create()
+    await node.until(node.ready)
+    node.runtime.lists_lag = True
+    node.runtime.end()
+    await node.until(lambda: len(node.runtime.running()) == 1 and node.container().get("restartCount") == 1)
+
+
 async def test_a_hundred_pods(node: Lab) -> None:
     for number in range(100):
         node.create(f"web-{number}")
