@@ -172,7 +172,8 @@ def _timeless(status: core_v1.NodeStatus) -> core_v1.NodeStatus:
 
 def _node_info(facts: NodeFacts) -> core_v1.NodeSystemInfo:
     hardware, runtime = facts.hardware, facts.runtime_version
-    version = f"{KUBERNETES_VERSION}-ktool.{facts.agent_version}" if facts.agent_version else KUBERNETES_VERSION
+    # A version of Kubernetes that says whose it is, and still compares as one (semantic versioning).
+    version = f"{KUBERNETES_VERSION}-ktool" + (f".{facts.agent_version}" if facts.agent_version else "")
     return core_v1.NodeSystemInfo(
         architecture=hardware.architecture,
         bootID=hardware.boot_id,
