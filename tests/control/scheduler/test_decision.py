@@ -15,34 +15,7 @@ from control.scheduler.registry import default_filters, default_scores
 from control.scheduler.snapshot import Snapshot
 from kube import objects
 from kube.models import core_v1
-
-
-def node(
-    name: str, *, cpu: str = "4", memory: str = "8Gi", pods: str = "110", ready: str = "True", **extra: Any
-) -> core_v1.Node:
-    data = {
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **extra.get("labels", {})}},
-        "spec": {k: extra[k] for k in ("taints", "unschedulable") if k in extra},
-        "status": {
-            "allocatable": {"cpu": cpu, "memory": memory, "pods": pods, **extra.get("resources", {})},
-            "conditions": [{"type": "Ready", "status": ready}],
-            "images": extra.get("images", []),
-        },
-    }
-    return objects.from_dict(data, core_v1.Node)
-
-
-def pod(name: str = "p", *, cpu: str = "", memory: str = "", owner: str = "", **spec: Any) -> core_v1.Pod:
-    requests = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v}
-    requests |= spec.pop("requests", {})
-    ports = spec.pop("ports", [])
-    container = {"name": "c", "image": spec.pop("image", "app:1"), "resources": {"requests": requests}, "ports": ports}
-    owners = [{"kind": "ReplicaSet", "name": owner, "uid": owner, "controller": True}] if owner else []
-    data = {
-        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}", "ownerReferences": owners},
-        "spec": {"containers": [container], **spec},
-    }
-    return objects.from_dict(data, core_v1.Pod)
+from tests.control.scheduler.build import node, pod
 
 
 def choose(
