@@ -119,7 +119,7 @@ class LocalClusterConfig:
             stop_timeout=15,
         )
 
-    def agent_spec(self) -> ServiceSpec:
+    def agent_spec(self, *, node_address: str) -> ServiceSpec:
         """This machine's agent as a service."""
         return ServiceSpec(
             name=AGENT,
@@ -129,8 +129,12 @@ class LocalClusterConfig:
                 *("--data-dir", str(self.agent_dir)),
                 *("--join", str(self.join_file)),
                 *("--node-name", self.node_name),
+                *("--node-ip", node_address),
                 *("--runtime", "docker"),
                 *("--docker-socket", str(self.docker.socket)),
+                *("--cluster-cidr", self.pod_cidr),
+                *("--service-cidr", self.service_cidr),
+                *("--kubelet-port", str(self.kubelet_port)),
             ),
             env={"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"},
             after=(MASTER,),

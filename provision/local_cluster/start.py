@@ -65,7 +65,7 @@ async def up(config: LocalClusterConfig, progress: Progress = lambda event: None
         engine = engine_task.result()
         transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
         try:
-            await _agent(config, supervisor, Client(transport, user_agent="ktool-up"), progress)
+            await _agent(config, supervisor, address, Client(transport, user_agent="ktool-up"), progress)
         finally:
             await transport.close()
     return LocalCluster(
@@ -148,8 +148,10 @@ async def _master(config: LocalClusterConfig, supervisor: ServiceSupervisor, add
         doing.result = f"{config.server} is ready"
 
 
-async def _agent(config: LocalClusterConfig, supervisor: ServiceSupervisor, client: Client, progress: Progress) -> None:
-    spec = config.agent_spec()
+async def _agent(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str, client: Client, progress: Progress
+) -> None:
+    spec = config.agent_spec(node_address=address)
     status = await asyncio.to_thread(supervisor.status, AGENT)
     joined = config.join_file.exists() and await _node(client, config.node_name) is not None
     if not joined:

@@ -21,6 +21,8 @@ parser.add_argument("--join", type=Path)
 parser.add_argument("--node-name")
 parser.add_argument("--runtime")
 parser.add_argument("--docker-socket")
+for name in ("--node-ip", "--cluster-cidr", "--service-cidr", "--kubelet-port"):
+    parser.add_argument(name)
 args = parser.parse_args()
 if args.verb == "reset":
     if (args.data_dir / "stubborn").exists():
