@@ -69,9 +69,7 @@ def cluster(*, rounds: int = 3, idle_seconds: float = 30.0) -> list[Figure]:
     how = f"median of {rounds}; dockerd is started too, the image is present"
     return [
         Figure(GROUP, "ktool up to the first pod Running", statistics.median(firsts), "s", 5, note=how),
-        Figure(
-            GROUP, "ktool up --example, to its end", statistics.median(wholes), "s", note="3 pods ready, 18 answers"
-        ),
+        Figure(GROUP, "ktool up --example, to its end", statistics.median(wholes), "s", note="3 pods ready, answers"),
         *_idle_figures(usage, idle_seconds),
     ]
 

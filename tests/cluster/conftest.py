@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import real_cluster
-from tests.cluster.real_cluster import Cluster, eventually
+pytest.register_assert_rewrite("tests.cluster.real_cluster")
+
+from tests.cluster import real_cluster  # noqa: E402 (after its asserts are made to explain themselves)
+from tests.cluster.real_cluster import Cluster, eventually  # noqa: E402
 
 _numbers = itertools.count(1)
 _running: list[Cluster] = []

@@ -44,6 +44,7 @@ OURS = {
     "processes": r"dockerd|containerd|supervisor|ktool|-m (agent|control)",
     "files": r"docker|containerd|ktool|kube",
     "cgroups": r"docker|ktool|kube",
+    "mounts": r"docker|ktool|kube",
 }
 OTHERS = (r"^/tmp/(ktool|pytest)-", r"ktool-test-|ktool-engine-", r"^/(var/)?run/(lock|netns)", r"pytest|in-netns")
 
@@ -237,7 +238,7 @@ class Cluster:
 
     def left_over(self) -> list[str]:
         """What the machine has now and did not have before this cluster, or the other way round."""
-        return left_over(self._before, host_snapshot.take())
+        return left_over(self._before, host_snapshot.take(), root=self.root)
 
     def remove(self) -> None:
         """Take everything away, however far the cluster got; what `down` leaves behind is an error."""
@@ -253,11 +254,17 @@ class Cluster:
         assert remaining == []
 
 
-def left_over(before: HostSnapshot, after: HostSnapshot) -> list[str]:
-    """The difference of two pictures of the machine, as far as it can be this cluster's."""
-    return [
+def left_over(before: HostSnapshot, after: HostSnapshot, *, root: Path) -> list[str]:
+    """The difference of two pictures of the machine, as far as it can be the cluster's whose files are in `root`."""
+    named = [
         f"{one.section}: {line}"
-        for one in host_snapshot.difference(before, after, ignore=OTHERS)
+        for one in host_snapshot.difference(before, after)
+        for line in one.added
+        if str(root) in line
+    ]
+    return named + [
+        f"{one.section}: {line}"
+        for one in host_snapshot.difference(before, after, ignore=(*OTHERS, re.escape(str(root))))
         for line in (one.added if one.section in OURS else (*one.added, *one.removed))
         if re.search(OURS.get(one.section, ""), line)
     ]
