@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ async def _close(connection: Connection) -> None:
 
 def refusal(port: int, error: BaseException) -> str:
     """Why a port cannot be forwarded, as the user sees it."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number else str(error) or type(error).__name__
     return f"error forwarding port {port}: {reason}"
 
 
