@@ -64,7 +64,7 @@ def begin(obj: Object, resource: Resource, now: float) -> None:
     if resource.has_generation:
         metadata["generation"] = 1
     if resource.has_status:
-        obj.pop("status", None)
+        obj["status"] = {}  # always there, as clients with typed objects expect
 
 
 def carry_over(new: Object, old: Object, resource: Resource, subresource: str) -> Object:
@@ -85,7 +85,9 @@ def carry_over(new: Object, old: Object, resource: Resource, subresource: str) -
     before, after = old["metadata"], new["metadata"]
     for field in (*_SERVERS, *_DROPPED):
         # who names these at all has read them before; what does not fit is an error and not silently mended
-        if field in ("uid", "creationTimestamp") and after.get(field):
+        if field == "uid" and after.get(field):
+            continue
+        if field == "creationTimestamp" and after.get(field) and not _same_time(after[field], before.get(field)):
             continue
         if field in before:
             after[field] = before[field]
@@ -96,6 +98,14 @@ def carry_over(new: Object, old: Object, resource: Resource, subresource: str) -
         if "status" in old:
             new["status"] = old["status"]
     return new
+
+
+def _same_time(one: object, other: object) -> bool:
+    """Whether two RFC 3339 texts are the same moment: clients write `+00:00` for `Z`."""
+    try:
+        return times.parse(str(one)) == times.parse(str(other))
+    except ValueError:
+        return False
 
 
 def raise_generation(new: Object, old: Object, resource: Resource) -> None:

@@ -79,6 +79,9 @@ async def _apply(
     if not name:
         raise KtoolError(f"{manifest.source}: metadata.name is missing", wanted="a name: apply finds objects by it")
     where = namespace if kind.namespaced else ""
+    if where:
+        # as kubectl records it, so that its applies and ours can be mixed
+        obj = {**obj, "metadata": {**obj["metadata"], "namespace": where}}
     title = f"{kind.singular}{f'.{kind.group}' if kind.group else ''}/{name}"
     suffix = " (dry run)" if dry_run else ""
     query = [("fieldManager", "ktool-apply"), ("fieldValidation", "Strict"), *([("dryRun", "All")] if dry_run else [])]

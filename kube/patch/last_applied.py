@@ -14,12 +14,15 @@ from kube.patch.plain import copied
 from kube.schema import TypeNode
 
 ANNOTATION: Final = "kubectl.kubernetes.io/last-applied-configuration"
+# What Go's encoder escapes inside of texts. kubectl compares the annotation letter by letter: written otherwise, its
+# next apply of the same manifest would say `configured`.
+_ESCAPED: Final = {ord(c): f"\\u{ord(c):04x}" for c in "&<>\u2028\u2029"}
 
 
 def annotated(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest as it is sent: with itself (without this annotation) in the annotation."""
     bare = _bare(manifest)
-    text = json.dumps(bare, separators=(",", ":"), sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(bare, separators=(",", ":"), sort_keys=True, ensure_ascii=False).translate(_ESCAPED) + "\n"
     result = copied(bare)
     metadata = result["metadata"] = result.get("metadata") or {}
     metadata["annotations"] = (metadata.get("annotations") or {}) | {ANNOTATION: text}
