@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import certificates, join, record
 from agent.certificates import Renewal
@@ -31,6 +32,9 @@ from kube.clock import Clock, SystemClock
 from kube.events import EventRecorder
 from kube.informer import InformerFactory
 from kube.models import core_v1
+
+if TYPE_CHECKING:
+    from agent.proxy.proxy import Proxy
 
 FLUSH_SECONDS = 2.0
 
@@ -64,10 +68,13 @@ async def run_node(options: AgentOptions, place: Place) -> None:
         async with runtime, asyncio.TaskGroup() as group:
             group.create_task(_client_renewal(client, identity, transport, clock).run(), name="certificate")
             factory = InformerFactory(client)
-            if "kubelet" in options.roles:
-                _start_kubelet(group, options, place, identity, client, factory, runtime, handlers, recorder, clock)
+            proxy = None
             if "proxy" in options.roles and options.runtime != "hollow":
-                _start_proxy(group, options, place, factory, clock)
+                proxy = _start_proxy(group, options, place, factory, clock)
+            if "kubelet" in options.roles:
+                _start_kubelet(
+                    group, options, place, identity, client, factory, runtime, handlers, recorder, clock, proxy
+                )
             group.create_task(factory.run(), name="informers")
     finally:
         await recorder.flush(FLUSH_SECONDS)
@@ -145,6 +152,7 @@ def _start_kubelet(
     handlers: Handlers,
     recorder: EventRecorder,
     clock: Clock,
+    proxy: Proxy | None,
 ) -> None:
     name = identity.node_name
     hollow = options.runtime == "hollow"
@@ -167,6 +175,7 @@ def _start_kubelet(
         data_dir=place.data_dir,
         recorder=recorder,
         clock=clock,
+        proxy_problem=lambda: None if proxy is None else proxy.status.error or proxy.status.host_error,
     )
     # A hollow node's containers have no use for variables about Services, and a thousand nodes would list them all.
     services = None if hollow else factory.informer(core_v1.Service)
@@ -251,7 +260,7 @@ def _client_renewal(client: Client, identity: Identity, transport: SwitchTranspo
 
 def _start_proxy(
     group: asyncio.TaskGroup, options: AgentOptions, place: Place, factory: InformerFactory, clock: Clock
-) -> None:
+) -> Proxy:
     from agent.proxy.proxy import Proxy
     from agent.proxy.service_port import NodeNetwork
 
@@ -264,6 +273,7 @@ def _start_proxy(
     )
     proxy = Proxy(factory, node, record=place.data_dir / "proxy.json", clock=clock)
     group.create_task(proxy.run(), name="proxy")
+    return proxy
 
 
 def _none() -> Sequence[core_v1.Service]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ class NodeSettings:
 
 
 class NodeKeeper:
-    """Keeps the Node and its Lease. `nodes` is an informer of just this Node."""
+    """Keeps the Node and its Lease. `nodes` is an informer of just this Node.
+
+    `proxy_problem` tells what is wrong with the proxy role (empty: nothing; None: it does not run here).
+    """
 
     def __init__(
         self,
@@ -65,8 +68,10 @@ class NodeKeeper:
         data_dir: Path,
         recorder: EventRecorder,
         clock: Clock,
+        proxy_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._client = client
+        self._proxy_problem = proxy_problem
         self._runtime = runtime
         self._settings = settings
         self._hardware = hardware
@@ -250,6 +255,7 @@ class NodeKeeper:
             images=self._images,
             pressures=self._pressures,
             max_pods=self._settings.max_pods,
+            proxy_problem=self._proxy_problem(),
         )
 
     async def _sleep(self, seconds: float) -> None:

@@ -31,6 +31,8 @@ MEMORY_PRESSURE = "MemoryPressure"
 DISK_PRESSURE = "DiskPressure"
 PID_PRESSURE = "PIDPressure"
 READY = "Ready"
+# a condition of our own beside Kubernetes': whether the proxy role does its work
+PROXY_READY = "ServiceProxyReady"
 
 ANNOTATION_CPU = "ktool.io/cpu-percent"
 ANNOTATION_LOAD = "ktool.io/load"
@@ -61,6 +63,7 @@ class NodeFacts:
     images: tuple[Image, ...] = ()
     pressures: Mapping[str, float] = field(default_factory=dict)
     max_pods: int = MAX_PODS
+    proxy_problem: str | None = None
 
 
 def node_status(facts: NodeFacts, previous: core_v1.NodeStatus | None, *, now: float) -> core_v1.NodeStatus:
@@ -212,6 +215,12 @@ def _conditions(facts: NodeFacts, previous: list[core_v1.NodeCondition], now: fl
     else:
         message, reason, ready = "kubelet is posting ready status", "KubeletReady", True
     found.append(_condition(READY, ready, reason, message, previous, now))
+    if facts.proxy_problem is not None:
+        well = not facts.proxy_problem
+        reason, message = (
+            ("RulesSynced", "Service rules follow the cluster") if well else ("Failing", facts.proxy_problem)
+        )
+        found.append(_condition(PROXY_READY, well, reason, message, previous, now))
     return found
 
 

@@ -9,6 +9,11 @@ import click
 from ktool.session import Session, pass_session, run
 
 
+PROXY_READY = "ServiceProxyReady"
+# conditions of a Node that are well when they are true; all others tell of trouble then
+GOOD = ("Ready", PROXY_READY)
+
+
 @click.command("status")
 @click.option("-o", "--output", type=click.Choice(("json",)), help="The same as data.")
 @pass_session
@@ -47,7 +52,8 @@ async def _status(session: Session) -> dict[str, Any]:
         "nodes": [_node(node, pods) for node in sorted(nodes, key=lambda n: n.metadata.name or "")],
         "pods": _pods(table),
     }
-    found["healthy"] = all(checks.values()) and all(n["ready"] for n in found["nodes"]) and bool(found["nodes"])
+    well = [n["ready"] and not any(n["roles"].values()) for n in found["nodes"]]
+    found["healthy"] = all(checks.values()) and bool(well) and all(well)
     return found
 
 
@@ -83,7 +89,7 @@ def _node(node: Any, pods: list[Any]) -> dict[str, Any]:
     capacity = status.capacity if status else {}
     prefix = "ktool.io/"
     measured = {k.removeprefix(prefix): v for k, v in node.metadata.annotations.items() if k.startswith(prefix)}
-    conditions = [c.type for c in (status.conditions if status else ()) if c.type != "Ready" and c.status == "True"]
+    conditions = [c.type for c in (status.conditions if status else ()) if c.type not in GOOD and c.status == "True"]
     return {
         "name": node.metadata.name,
         "ready": ready is not None and ready.status == "True",
@@ -94,12 +100,19 @@ def _node(node: Any, pods: list[Any]) -> dict[str, Any]:
         "memory": quantity.value(capacity.get("memory", "0")),
         "measured": measured,
         "pods": {"all": len(own), "running": len(running)},
-        "roles": {
-            c.type.removeprefix("Ktool"): c.status == "True" for c in status.conditions if c.type.startswith("Ktool")
-        }
-        if status
-        else {},
+        "roles": _roles(ready, objects.condition(status.conditions, PROXY_READY) if status else None),
     }
+
+
+def _roles(ready: Any, proxy: Any) -> dict[str, str]:
+    """What is wrong with each role of an agent (empty: nothing), from its Node's conditions."""
+    if ready is None or ready.status == "Unknown":
+        silent = "has not reported" if ready is None else "has stopped reporting"
+        return dict.fromkeys(("kubelet", "runtime", "proxy"), silent)
+    roles = {"kubelet": "", "runtime": "" if ready.status == "True" else ready.message or "not ready"}
+    if proxy is not None:
+        roles["proxy"] = "" if proxy.status == "True" else proxy.message or "failing"
+    return roles
 
 
 def _pods(table: dict[str, Any]) -> list[dict[str, Any]]:
@@ -123,7 +136,7 @@ def _print(found: dict[str, Any]) -> None:
     bad = [name for name, good in found["master"].items() if not good]
     state = f"not ready: {', '.join(bad)}" if bad else f"ready ({len(found['master'])} checks)"
     click.echo(f"master   {state}, {found['server']}\n")
-    rows = [["NODE", "STATUS", "CPU", "USED", "LOAD", "MEMORY", "AVAILABLE", "DISK FREE", "PODS"]]
+    rows = [["NODE", "STATUS", "ROLES", "CPU", "USED", "LOAD", "MEMORY", "AVAILABLE", "DISK FREE", "PODS"]]
     for node in found["nodes"]:
         measured = node["measured"]
         status = "Ready" if node["ready"] else f"NotReady ({node['message']})"
@@ -132,6 +145,7 @@ def _print(found: dict[str, Any]) -> None:
             [
                 node["name"],
                 status,
+                ", ".join(f"{role} {problem or 'ok'}" for role, problem in node["roles"].items()),
                 f"{node['cpu']:g}",
                 _percent(measured.get("cpu-percent")),
                 measured.get("load", "-"),
