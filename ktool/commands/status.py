@@ -8,7 +8,6 @@ import click
 
 from ktool.session import Session, pass_session, run
 
-
 PROXY_READY = "ServiceProxyReady"
 # conditions of a Node that are well when they are true; all others tell of trouble then
 GOOD = ("Ready", PROXY_READY)
