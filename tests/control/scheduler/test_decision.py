@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.scheduler.decision import Decision, decide
+from control.scheduler.decision_log import DecisionLog, DecisionRecord
 from control.scheduler.pod_info import pod_info, pod_requests
 from control.scheduler.registry import default_filters, default_scores
 from control.scheduler.snapshot import Snapshot
@@ -22,8 +23,8 @@ def choose(
     candidate: core_v1.Pod, nodes: list[core_v1.Node], placed: dict[str, list[core_v1.Pod]] | None = None
 ) -> Decision:
     snapshot = Snapshot()
-    for item in nodes:
-        snapshot.set_node(item)
+    for each in nodes:
+        snapshot.set_node(each)
     for name, pods in (placed or {}).items():
         for item in pods:
             snapshot.place(pod_info(item), name)
@@ -190,3 +191,59 @@ def test_snapshot_always_equals_a_recount(moves: list[tuple[str, int, int]]) -> 
         assert snapshot.requested[index][snapshot.columns["pods"]] == len(own)
         assert snapshot.requested[index][0] == sum((int(key[-1]) + 1) * 100 for key in own)
         assert snapshot.owner_counts("o")[index] == len(own)
+
+
+def test_a_resource_that_no_node_knows_is_counted_when_a_node_brings_it() -> None:
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    snapshot.place(pod_info(pod("x", requests=GPU)), "a")  # by its nodeName: nobody asked the scheduler
+    assert snapshot.requested[0][snapshot.columns["example.com/gpu"]] == 1
+    assert snapshot.set_node(node("a", resources=GPU))
+    decision = decide(pod_info(pod("y", requests=GPU)), snapshot, default_filters(), default_scores(), random.Random(1))
+    assert decision.message == "0/1 nodes are available: 1 Insufficient example.com/gpu."
+    snapshot.remove("default/x")
+    assert snapshot.requested[0].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_a_new_resource_of_a_node_is_news_and_a_heartbeat_is_not() -> None:
+    snapshot = Snapshot()
+    assert snapshot.set_node(node("a"))
+    assert not snapshot.set_node(node("a"))
+    assert snapshot.set_node(node("a", resources=GPU))
+    assert snapshot.set_node(node("a"))
+    assert snapshot.set_node(node("a", labels={"x": "y"}))
+
+
+def test_a_placed_pod_whose_labels_change_is_counted_by_the_new_ones() -> None:
+    near = {
+        "podAffinity": {
+            REQUIRED: [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}]
+        }
+    }
+    snapshot = Snapshot()
+    snapshot.set_node(node("a"))
+    snapshot.place(pod_info(pod("x")), "a")
+    candidate = pod_info(pod("y", affinity=near))
+
+    def found() -> str:
+        return decide(candidate, snapshot, default_filters(), default_scores(), random.Random(1)).node
+
+    assert found() == ""
+    assert snapshot.place(pod_info(pod("x", labels={"a": "b"})), "a")
+    assert found() == "a"
+    assert not snapshot.place(pod_info(pod("x", labels={"a": "b"})), "a")
+
+
+def test_the_log_remembers_the_latest_decisions() -> None:
+    log = DecisionLog(kept=3)
+    for i in range(5):
+        decision = choose(pod(f"p{i}", cpu="3"), [node("a", cpu="2"), node("b"), node("c")])
+        log.add(DecisionRecord(1_750_000_000.0, f"default/p{i}", f"uid-p{i}", 1, decision, 0.0001))
+    assert [record.key for record in log.recent()] == ["default/p4", "default/p3", "default/p2"]
+    assert [record.uid for record in log.of("default/p3")] == ["uid-p3"]
+    assert log.of("default/p0") == []
+    told = log.recent(1)[0].to_dict()
+    assert told["refused"] == [{"filter": "NodeResourcesFit", "nodes": 1, "examples": ["a"]}]
+    assert (told["nodes"], told["possible"], told["microseconds"]) == (3, 2, 100)
+    assert told["time"] == "2025-06-15T15:06:40Z"
+    assert told["scores"].keys() == {"LeastAllocated", "BalancedAllocation"}
