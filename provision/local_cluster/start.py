@@ -113,10 +113,12 @@ def _preflight(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tup
 
 
 def _prepare(config: LocalClusterConfig, journal: Journal, doing: Step) -> None:
-    if not (config.data_dir / data_dir.VERSION_FILE).exists():
+    known = (config.data_dir / data_dir.VERSION_FILE).exists()
+    if not known:
         journal.record(ChangeKind.DIRECTORY, str(config.data_dir))
     data_dir.create(config.data_dir, ktool_version=config.ktool_version)
     changed = [name for name, value in SYSCTLS.items() if sysctl.ensure(journal, name, value)]
+    doing.changed = not known or bool(changed)
     doing.result = f"{config.data_dir}; set {', '.join(changed)}" if changed else str(config.data_dir)
 
 
