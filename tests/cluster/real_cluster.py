@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +27,7 @@ import kubernetes.client
 import kubernetes.config
 
 from kube import image_archive
-from provision import docker_engine, host_snapshot, machine
+from provision import docker_engine, host_snapshot, machine, processes
 from provision.host_snapshot import HostSnapshot
 from provision.services.service import tail
 from provision.services.supervisord import SupervisordServices
@@ -38,10 +39,10 @@ KTOOL = str(Path(sys.executable).with_name("ktool"))
 IMAGE = "ktool.test/busybox:1"
 NODE_ADDRESS = "192.0.2.10"  # of the bridge `lan`, scripts/in-netns
 API_PORT = 6443
-# Other work on the machine comes and goes meanwhile; what could be ours is told by its name. The sections that are
-# not named here belong to our network namespace alone and are compared as a whole.
+# Other work on the machine comes and goes meanwhile; what could be ours is told by its name, and processes by our
+# directory alone. Sections that are not named here belong to our network namespace and are compared as a whole.
 OURS = {
-    "processes": r"dockerd|containerd|supervisor|ktool|-m (agent|control)",
+    "processes": r"^$",
     "files": r"docker|containerd|ktool|kube",
     "cgroups": r"docker|ktool|kube",
     "mounts": r"docker|ktool|kube",
@@ -134,6 +135,10 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         return {**_clean_environment(), "KUBECONFIG": str(self.kubeconfig)}
+
+    def follow(self, command: Sequence[str]) -> Follower:
+        """The command, running beside the test as the administrator, for the length of a `with` block."""
+        return Follower(command, self.environment)
 
     # ---- the official client
 
@@ -251,7 +256,7 @@ class Cluster:
         self.services.shutdown()
         shutil.rmtree(self.root, ignore_errors=told.returncode != 0)
         assert told.returncode == 0, f"down failed:\n{told.stdout}\n{told.stderr}"
-        assert remaining == []
+        assert not remaining, "left over:\n" + "\n".join(remaining)
 
 
 def left_over(before: HostSnapshot, after: HostSnapshot, *, root: Path) -> list[str]:
@@ -262,12 +267,31 @@ def left_over(before: HostSnapshot, after: HostSnapshot, *, root: Path) -> list[
         for line in one.added
         if str(root) in line
     ]
-    return named + [
+    contained = [
+        f"in a container: {processes.command_line(pid)!r} (pid {pid})"
+        for pid in processes.all_pids()
+        if str(root) in _text(f"/proc/{pid}/mountinfo") and not _shares_mounts(pid)
+    ]
+    return [*named, *contained] + [
         f"{one.section}: {line}"
         for one in host_snapshot.difference(before, after, ignore=(*OTHERS, re.escape(str(root))))
         for line in (one.added if one.section in OURS else (*one.added, *one.removed))
         if re.search(OURS.get(one.section, ""), line)
     ]
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # it has ended meanwhile
+        return ""
+
+
+def _shares_mounts(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return True
 
 
 def run(
@@ -290,6 +314,40 @@ def _clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("KUBECONFIG", "NO_COLOR", "FORCE_COLOR")}
 
 
+class Follower:
+    """A command that runs beside the test (`get -w`, `logs -f`, `port-forward`); `text` is what it printed so far."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+        )
+        self._pieces: list[bytes] = []
+        self._reader = threading.Thread(target=self._read)
+
+    def __enter__(self) -> Follower:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        self._reader.join(5)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def text(self) -> str:
+        return b"".join(self._pieces).decode()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while piece := os.read(self._process.stdout.fileno(), 65536):
+            self._pieces.append(piece)
+
+
 # ---- waiting: for reads only, and never without an end
 
 
@@ -306,7 +364,8 @@ def eventually(read: Callable[[], T], accept: Callable[[T], Any] = bool, *, time
         except (OSError, kubernetes.client.ApiException, urllib.error.URLError) as error:
             found = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what or accept}\nlast read: {found}")
+            shown = str(getattr(found, "status", found))[:2000]
+            raise AssertionError(f"not within {timeout:g} s: {what or accept}\nlast read: {shown}")
         time.sleep(pause)
         pause = min(0.3, pause * 1.5)
 

@@ -64,7 +64,7 @@ BAD = {
     ),
     "name with capitals": (
         changed(WEB, "metadata", "name", value="Web"),
-        ("metadata.name", '"Web"', "lower case"),
+        ("metadata.name", '"Web"', "lower-case"),
     ),
     "selector that does not match the template": (
         changed(WEB, "spec", "template", "metadata", "labels", value={"app": "other"}),

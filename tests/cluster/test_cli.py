@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,23 +76,10 @@ def test_get_in_all_its_forms(cluster: Cluster) -> None:
 
 def test_get_watch_follows_changes(cluster: Cluster, namespace: str) -> None:
     command = [KTOOL, "--data-dir", str(cluster.data_dir), "get", "configmaps", "-n", namespace, "-w"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=cluster.environment) as watching:
-        assert watching.stdout is not None
-        os.set_blocking(watching.stdout.fileno(), False)
-        seen = ""
-
-        def read() -> str:
-            nonlocal seen
-            seen += watching.stdout.read() or ""
-            return seen
-
-        eventually(read, lambda text: "kube-root-ca.crt" in text)
+    with cluster.follow(command) as watching:
+        eventually(watching.text, lambda text: "kube-root-ca.crt" in text)
         cluster.core.create_namespaced_config_map(namespace, manifests.config_map("news", a="1"))
-        try:
-            eventually(read, lambda text: "news" in text, timeout=5)
-        finally:
-            watching.terminate()
-            watching.wait(10)
+        eventually(watching.text, lambda text: "news" in text, timeout=5)
 
 
 def test_logs(cluster: Cluster, namespace: str) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.cluster import manifests
-from tests.cluster.real_cluster import Cluster, eventually, get
+from tests.cluster.real_cluster import Cluster, Follower, eventually, get
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web.yaml"
 
@@ -25,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("kubectl")
 
 def test_get_nodes_pods_services(cluster: Cluster) -> None:
     told = cluster.kubectl("get", "nodes,pods,svc", "-A", "-o", "wide").stdout
-    assert re.search(r"^ +node/\S+ +Ready ", told, re.MULTILINE)
+    assert re.search(r"^node/\S+ +Ready ", told, re.MULTILINE)
     assert re.search(r"INTERNAL-IP +EXTERNAL-IP +OS-IMAGE +KERNEL-VERSION +CONTAINER-RUNTIME", told)
     assert len(re.findall(r"^web +pod/web-\S+ +1/1 +Running +\d+", told, re.MULTILINE)) == 3
     assert re.search(r"^web +service/web +NodePort +10\.96\.\d+\.\d+ +<none> +80:30080/TCP", told, re.MULTILINE)
@@ -72,11 +69,13 @@ def test_server_side_apply_and_diff_free_dry_run(cluster: Cluster, namespace: st
 
 
 def test_get_watch(cluster: Cluster, namespace: str) -> None:
-    with started(cluster, "-n", namespace, "get", "pods", "-w") as (_, read):
+    with kubectl_beside(cluster, "-n", namespace, "get", "pods", "-w") as beside:
         cluster.core.create_namespaced_pod(namespace, manifests.pod("seen"))
-        eventually(read, lambda text: re.search(r"^seen +1/1 +Running", text, re.MULTILINE), timeout=30)
+        eventually(beside.text, lambda text: re.search(r"^seen +1/1 +Running", text, re.MULTILINE), timeout=30)
         cluster.core.delete_namespaced_pod("seen", namespace)
-        eventually(read, lambda text: re.search(r"^seen +\d/1 +(Terminating|Completed|Error)", text, re.MULTILINE))
+        eventually(
+            beside.text, lambda text: re.search(r"^seen +\d/1 +(Terminating|Completed|Error)", text, re.MULTILINE)
+        )
 
 
 def test_scale_rollout_status_restart_undo(cluster: Cluster, namespace: str) -> None:
@@ -133,8 +132,8 @@ def test_logs(cluster: Cluster, namespace: str) -> None:
     script = "echo first; echo oops >&2; sleep 1; echo last; exec sleep 60"
     cluster.core.create_namespaced_pod(namespace, manifests.pod("talker", manifests.container(script)))
     cluster.running(namespace, "talker")
-    with started(cluster, "-n", namespace, "logs", "-f", "talker") as (_, read):
-        eventually(read, lambda text: text == "first\noops\nlast\n", timeout=10)
+    with kubectl_beside(cluster, "-n", namespace, "logs", "-f", "talker") as beside:
+        eventually(beside.text, lambda text: text == "first\noops\nlast\n", timeout=10)
     assert cluster.kubectl("-n", namespace, "logs", "talker", "--tail=1").stdout in ("last\n", "oops\n")
     selected = cluster.kubectl("-n", "web", "logs", "-l", "app.kubernetes.io/name=web", "--tail=1").stdout
     assert len(selected.splitlines()) == 3
@@ -152,7 +151,7 @@ def test_exec_passes_output_input_and_exit_status(cluster: Cluster, namespace: s
     assert run("true").returncode == 0
     assert run("cat", stdin="through the wire\n").stdout == "through the wire\n"
     big = "0123456789abcdef" * 40_000
-    assert run("md5sum", stdin=big).stdout.split()[0] == __import__("hashlib").md5(big.encode()).hexdigest()
+    assert run("md5sum", stdin=big).stdout.split()[0] == hashlib.md5(big.encode()).hexdigest()
     assert run("no-such-command").returncode != 0
 
 
@@ -161,8 +160,8 @@ def test_port_forward(cluster: Cluster, namespace: str) -> None:
     cluster.core.create_namespaced_service(namespace, manifests.service("web"))
     cluster.available(namespace, "web")
     port = free_port()
-    with started(cluster, "-n", namespace, "port-forward", "service/web", f"{port}:80") as (_, read):
-        eventually(read, lambda text: f"Forwarding from 127.0.0.1:{port}" in text, timeout=15)
+    with kubectl_beside(cluster, "-n", namespace, "port-forward", "service/web", f"{port}:80") as beside:
+        eventually(beside.text, lambda text: f"Forwarding from 127.0.0.1:{port}" in text, timeout=15)
         for _ in range(3):
             assert get(f"http://127.0.0.1:{port}/").startswith("hello web-")
 
@@ -205,31 +204,8 @@ def test_create_run_expose(cluster: Cluster, namespace: str) -> None:
     assert kubectl("get", "service", "quick", "-o", "jsonpath={.spec.selector.app}") == "quick"
 
 
-@contextmanager
-def started(cluster: Cluster, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], object]]:
-    """kubectl running beside the test, and a function that gives all that it has printed so far."""
-    command = cluster.kubectl_command(*arguments)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.environment
-    ) as process:
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
-        seen = ""
-
-        def read() -> str:
-            nonlocal seen
-            seen += process.stdout.read() or ""
-            return seen
-
-        try:
-            yield process, read
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
+def kubectl_beside(cluster: Cluster, *arguments: str) -> Follower:
+    return cluster.follow(cluster.kubectl_command(*arguments))
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ import re
 import psutil
 import pytest
 
+from kube import quantity
 from tests.cluster.real_cluster import NODE_ADDRESS, Cluster, get
 
 
@@ -94,9 +95,8 @@ def test_status_as_data_has_the_machines_real_numbers(cluster: Cluster) -> None:
     assert node["cpu"] == psutil.cpu_count()
     assert node["memory"] == psutil.virtual_memory().total // 1024 * 1024
     assert 0 <= float(node["measured"]["cpu-percent"]) <= 100
-    available = int(re.sub(r"\D", "", node["measured"]["memory-available"]))
-    unit = 1024 if node["measured"]["memory-available"].endswith("Ki") else 1
-    assert available * unit == pytest.approx(psutil.virtual_memory().available, rel=0.25)
+    available = quantity.value(node["measured"]["memory-available"])
+    assert available == pytest.approx(psutil.virtual_memory().available, rel=0.25)
     assert len([p for p in found["pods"] if p["namespace"] == "web" and p["status"] == "Running"]) == 3
 
 
@@ -127,5 +127,5 @@ def test_down_keep_data_then_up_brings_the_same_objects_back(no_cluster: Cluster
     assert "Nothing of the cluster is left." in told.stdout
     assert not cluster.data_dir.exists()
     assert not (cluster.docker_root / "data").exists()
-    assert cluster.left_over() == []
+    assert not cluster.left_over(), "\n".join(cluster.left_over())
     assert "There was nothing to remove." in cluster.down().stdout
