@@ -8,6 +8,7 @@ from control.api.resource import Object
 from control.api.rules import fields
 from control.api.rules.container_validation import validate_containers
 from control.api.rules.object_meta import validate_annotations, validate_labels
+from control.api.rules.placement_validation import validate_pod_affinity, validate_topology_spread
 from control.api.rules.volume_validation import validate_volumes
 from kube import names
 from kube.errors import FieldError
@@ -60,6 +61,9 @@ def validate_pod_spec(spec: Object, path: str) -> list[FieldError]:
             errors += fields.name(spec[field], f"{path}.{field}", check)
     errors += _validate_tolerations(spec.get("tolerations"), f"{path}.tolerations")
     errors += _validate_node_affinity((spec.get("affinity") or {}).get("nodeAffinity"), f"{path}.affinity.nodeAffinity")
+    for kind in ("podAffinity", "podAntiAffinity"):
+        errors += validate_pod_affinity((spec.get("affinity") or {}).get(kind), f"{path}.affinity.{kind}")
+    errors += validate_topology_spread(spec.get("topologySpreadConstraints"), f"{path}.topologySpreadConstraints")
     if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
         message = "must provide at least one DNS nameserver when `dnsPolicy` is None"
         errors.append(FieldError.required(f"{path}.dnsConfig.nameservers", message))

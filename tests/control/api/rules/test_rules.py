@@ -114,6 +114,18 @@ PROBE = {"httpGet": {"port": 80}}
         ("spec.volumes", [{"name": "v"}, {"name": "v"}], "spec.volumes[1].name", "Duplicate"),
         ("spec.volumes", [{"name": "v", "hostPath": {"path": "/a/../b"}}], "spec.volumes[0].hostPath.path", "'..'"),
         ("spec.terminationGracePeriodSeconds", -1, "spec.terminationGracePeriodSeconds", "0"),
+        (
+            "spec.affinity",
+            {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {}}]}},
+            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
+            "Required",
+        ),
+        (
+            "spec.topologySpreadConstraints",
+            [{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+            "spec.topologySpreadConstraints[0].maxSkew",
+            "greater than zero",
+        ),
     ],
 )
 def test_pod(path: str, value: Any, field: str, words: str) -> None:
