@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kube import join, kubeconfig, objects, pki
+from kube import join, kubeconfig, objects, pki, times
 from kube.client import Client
 from kube.clock import SystemClock
 from kube.errors import KtoolError
@@ -57,7 +57,7 @@ async def up(config: LocalClusterConfig, progress: Progress = lambda event: None
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
         async with step(progress, "state", "Preparing the data directory and the kernel") as doing:
-            await asyncio.to_thread(_prepare, config, journal, doing)
+            await asyncio.to_thread(_prepare, config, supervisor, journal, doing)
         with _first_of_group():
             async with asyncio.TaskGroup() as group:
                 engine_task = group.create_task(_docker(config, supervisor, journal, progress))
@@ -112,14 +112,17 @@ def _preflight(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tup
     return address, findings
 
 
-def _prepare(config: LocalClusterConfig, journal: Journal, doing: Step) -> None:
+def _prepare(config: LocalClusterConfig, supervisor: ServiceSupervisor, journal: Journal, doing: Step) -> None:
     known = (config.data_dir / data_dir.VERSION_FILE).exists()
     if not known:
         journal.record(ChangeKind.DIRECTORY, str(config.data_dir))
     data_dir.create(config.data_dir, ktool_version=config.ktool_version)
     changed = [name for name, value in SYSCTLS.items() if sysctl.ensure(journal, name, value)]
-    doing.changed = not known or bool(changed)
-    doing.result = f"{config.data_dir}; set {', '.join(changed)}" if changed else str(config.data_dir)
+    orphans = supervisor.recover()
+    doing.changed = not known or bool(changed) or bool(orphans)
+    done = [f"set {', '.join(changed)}"] if changed else []
+    done += [f"{supervisor.name} was gone, {', '.join(orphans)} will be started anew"] if orphans else []
+    doing.result = "; ".join([str(config.data_dir), *done])
 
 
 async def _docker(
@@ -172,8 +175,9 @@ async def _agent(
             )
             doing.result = f"{token.id}, valid for {bootstrap_token.LIFETIME_SECONDS / 60:.0f} minutes"
     async with step(progress, "agent", "Agent (runtime, kubelet, proxy)") as doing:
+        began = time.time()
         started = await asyncio.to_thread(_run_service, supervisor, spec, restart=status.running and not joined)
-        await _wait_for_node(config, supervisor, client, doing)
+        await _wait_for_node(config, supervisor, client, doing, since=began if started else 0.0)
         doing.changed = started
         doing.result = f"node {config.node_name} is Ready"
 
@@ -223,12 +227,12 @@ async def _is_ready(client: Client) -> tuple[bool, str]:
 
 
 async def _wait_for_node(
-    config: LocalClusterConfig, supervisor: ServiceSupervisor, client: Client, doing: Step
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, client: Client, doing: Step, *, since: float
 ) -> None:
     deadline = time.monotonic() + config.ready_timeout
     last = ""
     while True:
-        ready, found = readiness(await _node(client, config.node_name))
+        ready, found = readiness(await _node(client, config.node_name), since=since)
         if ready:
             return
         if found != last:
@@ -246,13 +250,18 @@ async def _node(client: Client, name: str) -> core_v1.Node | None:
         raise
 
 
-def readiness(node: core_v1.Node | None) -> tuple[bool, str]:
-    """(Ready, what is known) of a Node that may not have registered yet."""
+def readiness(node: core_v1.Node | None, *, since: float = 0.0) -> tuple[bool, str]:
+    """(Ready, what is known) of a Node that may not have registered yet.
+
+    What it said before `since` (epoch seconds) does not count: a kept Node still says what it said before `down`.
+    """
     if node is None:
         return False, "the node has not registered yet"
     ready = objects.condition(node.status.conditions if node.status else (), "Ready")
     if ready is None:
         return False, "the node has registered"
+    if ready.lastHeartbeatTime and times.parse(ready.lastHeartbeatTime) < int(since):
+        return False, "the node has not reported since its agent was started"
     return ready.status == "True", f"the node is not ready: {ready.message or ready.reason}"
 
 

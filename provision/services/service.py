@@ -87,6 +87,11 @@ class ServiceSupervisor(Protocol):
         """Have the service's process ended: SIGTERM, and SIGKILL after `timeout` (the spec's, if None) seconds."""
         ...
 
+    def recover(self) -> list[str]:
+        """After the supervisor itself was killed: have it running again. Gives the services that had gone on without
+        it; they are ended, for the caller to start anew."""
+        ...
+
     def status(self, name: str) -> ServiceStatus:
         """The service's state; `running` is False for one that is not known."""
         ...

@@ -131,15 +131,28 @@ class SupervisordServices:
             return
         patience = spec.stop_timeout if timeout is None else timeout
         pid = self.status(name).pid
-        if self._supervisor_pid() is not None:
-            try:
-                self._call("stopProcess", name, False)
-            except xmlrpc.client.Fault as fault:
-                if fault.faultCode not in (_BAD_NAME, _NOT_RUNNING):
-                    raise
-        # supervisord kills after the spec's own stop_timeout; a shorter patience and orphans are ours to see to.
+        if self._supervisor_pid() is None:
+            if pid is not None:
+                self._end(name, pid, timeout=patience)
+            return
+        try:
+            self._call("stopProcess", name, False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in (_BAD_NAME, _NOT_RUNNING):
+                raise
+        # supervisord kills after the spec's own stop_timeout; a shorter patience is ours to see to.
         if pid is not None and not processes.wait_gone(pid, patience):
             self._end(name, pid, timeout=0.1)
+
+    @_one_at_a_time
+    def recover(self) -> list[str]:
+        """See ServiceSupervisor."""
+        if self._supervisor_pid() is not None:
+            return []
+        orphans = [name for name in self.names() if self.status(name).running]
+        if orphans:
+            self._ensure_supervisord()
+        return orphans
 
     def status(self, name: str) -> ServiceStatus:
         """See ServiceSupervisor."""

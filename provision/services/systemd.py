@@ -85,6 +85,10 @@ class SystemdServices:
             self._systemctl("kill", "--signal=SIGKILL", "--kill-who=main", unit.name)
             self._systemctl("stop", unit.name, timeout=120)
 
+    def recover(self) -> list[str]:
+        """See ServiceSupervisor. systemd is pid 1: it is never gone."""
+        return []
+
     def status(self, name: str) -> ServiceStatus:
         """See ServiceSupervisor."""
         if not self._path(name).exists():

@@ -138,6 +138,31 @@ def test_after_kill_9_of_supervisord_services_live_on_and_are_not_doubled(
     assert not processes.is_alive(orphan)
 
 
+def test_orphans_are_ended_at_once_and_the_supervisor_recovers(services: SupervisordServices, short_dir: Path) -> None:
+    for name in ("first", "second"):
+        services.install(spec(short_dir, name))
+        services.start(name)
+        eventually(lambda name=name: services.status(name).state == "RUNNING")
+    assert services.recover() == []
+    supervisor = services.supervisor_pid()
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: services.supervisor_pid() is None)
+    pids = {name: pid_of(services, name) for name in ("first", "second")}
+
+    begun = time.monotonic()
+    services.stop("first")
+    assert time.monotonic() - begun < 3  # the spec's patience of 5 s is for processes that don't end by themselves
+    assert not processes.is_alive(pids["first"])
+
+    assert services.recover() == ["second"]
+    assert services.supervisor_pid() is not None
+    assert not processes.is_alive(pids["second"])
+    assert not services.status("second").running
+    services.start("second")
+    eventually(lambda: services.status("second").state == "RUNNING")
+
+
 def test_outlives_the_process_that_started_it(services: SupervisordServices, short_dir: Path) -> None:
     services.install(spec(short_dir))
     code = (
