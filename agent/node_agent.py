@@ -136,9 +136,16 @@ def _volumes(
         from agent.kubelet.volumes.hollow import HollowVolumes
 
         return HollowVolumes()
-    from agent.kubelet.volumes import VolumeSet
+    from agent.kubelet.volumes import VolumeSet, mount_table
 
-    return VolumeSet(pods_dir, client=client, references=references, node=lambda: keeper.node, clock=clock)
+    return VolumeSet(
+        pods_dir,
+        client=client,
+        references=references,
+        node=lambda: keeper.node,
+        clock=clock,
+        in_memory=mount_table.seen_by(options.docker_socket),
+    )
 
 
 def _start_kubelet(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,8 +48,14 @@ class Volumes(Protocol):
         """Bring changed ConfigMaps and Secrets into mounted volumes."""
         ...
 
-    def mounts(self, pod: core_v1.Pod, container: core_v1.Container) -> list[Mount]:
-        """The mounts of one container, once the pod's volumes are ready."""
+    async def remove_orphans(self, known: Collection[str]) -> list[str]:
+        """Give back what pods other than the `known` (UIDs) left behind; their UIDs. Raises OSError."""
+        ...
+
+    def mounts(
+        self, pod: core_v1.Pod, container: core_v1.Container, env: Sequence[tuple[str, str]] = ()
+    ) -> list[Mount]:
+        """The mounts of one container, once the pod's volumes are ready; `env` is for subPathExpr. ConfigError."""
         ...
 
 

@@ -126,6 +126,13 @@ class Kubelet:
         for pod in pods:
             self._dispatch(pod, runs=objects.uid(pod) in running)
         self._remove_orphans(running)
+        try:
+            gone = await self.context.volumes.remove_orphans({*self._workers})
+        except OSError as error:
+            log.warning("volumes of pods that are no more cannot be removed: %s", error)
+        else:
+            if gone:
+                log.info("removed what %d pods that are no more had left in volumes", len(gone))
 
     async def _list_runtime(self) -> Mapping[str, list[Container | Sandbox]]:
         """What the runtime has, by pod; tries until it answers."""

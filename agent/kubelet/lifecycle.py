@@ -71,16 +71,20 @@ class ContainerLifecycle:
             problem = refused_as_root(pod, spec, image)
             if problem:
                 raise ConfigError(problem)
+            # Files and mounts, on a disk that may be slow: not in the event loop.
+            mounts = await asyncio.to_thread(context.volumes.mounts, pod, spec, env)
         except ConfigError as error:
             note(WARNING, "Failed", f"Error: {error.message}")
             raise
-        container_id = await self._create(pod, spec, action, sandbox, image, env)
+        container_id = await self._create(pod, spec, action, sandbox, image, env, mounts)
         note(NORMAL, "Created", f"Created container: {spec.name}")
         try:
             await runtime.start_container(container_id)
         except ContainerError as error:
-            note(WARNING, "Failed", f"Error: {error}")
-            raise StartError("RunContainerError", str(error)) from error
+            # Without the container's ID: the same failure of the next attempt is the same event.
+            message = f'failed to start container "{spec.name}": {error.found or error}'
+            note(WARNING, "Failed", f"Error: {message}")
+            raise StartError("RunContainerError", message) from error
         note(NORMAL, "Started", f"Started container {spec.name}")
         if spec.lifecycle is not None and spec.lifecycle.postStart is not None:
             await self._post_start(spec.lifecycle.postStart, pod, spec, container_id, sandbox)
@@ -137,7 +141,7 @@ class ContainerLifecycle:
         env: list[tuple[str, str]],
     ) -> str:
         context = self._context
-        mounts = context.volumes.mounts(pod, spec)
+        mounts = context.volumes.mounts(pod, spec, env)
         termination_log = ""
         if context.pods_dir is not None:
             folder = context.pods_dir / (pod.metadata.uid or "")

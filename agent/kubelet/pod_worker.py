@@ -50,7 +50,7 @@ from kube.events import NORMAL, WARNING
 from kube.models import core_v1
 from kube.status import ApiError
 
-REFRESH_SECONDS = 60.0
+REFRESH_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 POD_RETRY_CAP_SECONDS = 20.0
 # What is expected to go wrong with a step, and is tried again.

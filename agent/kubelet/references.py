@@ -1,7 +1,7 @@
-"""ConfigMaps and Secrets that pods refer to, fetched when needed and kept for a minute.
+"""ConfigMaps and Secrets that pods refer to, fetched when needed and kept for half a minute.
 
 Kubernetes' kubelet can watch each of them or fetch and keep them for a while; this is the second way. A watch is a
-connection each, for objects that are read when a container starts and when volumes are refreshed once a minute; so a
+connection each, for objects that are read when a container starts and when volumes are refreshed now and then; so a
 short cache is lighter on the master, and pods that start together share one request. If the master does not answer,
 what was read before still counts: a container that died is started again meanwhile.
 """
@@ -21,7 +21,8 @@ from kube.status import ApiError, is_not_found, is_retryable
 
 T = TypeVar("T")
 
-TTL_SECONDS = 60.0
+# With the refresh of volumes as often: a change is in running pods within a minute.
+TTL_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class _Entry:
 
 
 class References:
-    """Objects by kind, namespace and name, at most a minute old while the master answers."""
+    """Objects by kind, namespace and name, at most half a minute old while the master answers."""
 
     def __init__(self, client: Client, *, clock: Clock | None = None) -> None:
         self._client = client

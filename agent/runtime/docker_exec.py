@@ -70,7 +70,10 @@ async def attach(engine: DockerEngine, container_id: str, *, stdin: bool) -> Doc
         async with engine.request(what, "POST", f"/containers/{container_id}/wait") as response:
             return int((await response.json())["StatusCode"])
 
-    return DockerStream(reader, writer, tty=found["Config"]["Tty"], resize=resize, wait=wait)
+    # A stdin that stays open for the next client must not be ended: the engine would end the output as well.
+    tty = bool(found["Config"]["Tty"])
+    keep_stdin = tty or not found["Config"]["StdinOnce"]
+    return DockerStream(reader, writer, tty=tty, resize=resize, wait=wait, keep_stdin=keep_stdin)
 
 
 async def _create(engine: DockerEngine, container_id: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:

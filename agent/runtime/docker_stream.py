@@ -70,13 +70,18 @@ class DockerStream:
         tty: bool,
         resize: Callable[[int, int], Awaitable[None]],
         wait: Callable[[], Awaitable[int]],
+        keep_stdin: bool = False,
     ) -> None:
-        """`resize` takes width and height, `wait` gives the exit code; both ask the engine."""
+        """`resize` takes width and height, `wait` gives the exit code; both ask the engine.
+
+        `keep_stdin`: the process's stdin outlives this connection, and `close_stdin` does nothing.
+        """
         self._reader = reader
         self._writer = writer
         self._tty = tty
         self._resize = resize
         self._wait = wait
+        self._keep_stdin = keep_stdin
 
     async def read(self) -> tuple[StreamName, bytes] | None:
         """The next bytes of output and where they came from; None at the end of both."""
@@ -103,6 +108,8 @@ class DockerStream:
 
     async def close_stdin(self) -> None:
         """End stdin by closing our half of the connection; output goes on."""
+        if self._keep_stdin:
+            return
         if self._writer.can_write_eof() and not self._writer.is_closing():
             self._writer.write_eof()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from agent.runtime.runtime import Mount
 from kube.models import core_v1
@@ -19,6 +19,9 @@ class HollowVolumes:
 
     async def refresh(self, pod: core_v1.Pod) -> None:
         """There is nothing to refresh."""
+
+    async def remove_orphans(self, known: Collection[str]) -> list[str]:
+        return []
 
     def mounts(
         self, pod: core_v1.Pod, container: core_v1.Container, env: Sequence[tuple[str, str]] = ()

@@ -17,7 +17,7 @@ from agent.kubelet.volumes.payload import File, Payload
 
 def seen(root: Path) -> dict[str, bytes]:
     """What a container sees: files by path, without the names that begin with two dots."""
-    found = {}
+    found: dict[str, bytes] = {}
     for folder, folders, names in os.walk(root, followlinks=True):
         if Path(folder) == root:
             folders[:] = [name for name in folders if not name.startswith("..")]

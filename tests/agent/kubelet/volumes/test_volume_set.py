@@ -117,13 +117,13 @@ async def test_content_appears_and_changes(bench: Bench) -> None:
     bench.api.put("configmaps", "web", data={"index.html": "two", "more": "3"})
     await bench.volumes.refresh(it)
     assert page.read_text() == "one", "what was read is good for a while"
-    await bench.clock.advance(61)
+    await bench.clock.advance(31)
     await bench.volumes.refresh(it)
     assert page.read_text() == "two"
     assert (page.parent / "more").read_text() == "3"
 
     bench.api.away = True
-    await bench.clock.advance(61)
+    await bench.clock.advance(31)
     await bench.volumes.refresh(it)
     assert page.read_text() == "two", "without the master it stays as it is"
 
@@ -237,7 +237,7 @@ async def test_host_path_device(bench: Bench) -> None:
 
 
 async def test_mounts_of_a_container(bench: Bench) -> None:
-    mounts = [
+    mounts: list[dict[str, Any]] = [
         {"name": "work", "mountPath": "/a", "subPath": "x/y"},
         {"name": "work", "mountPath": "/b", "subPathExpr": "$(NAME)", "readOnly": True},
         {"name": "work", "mountPath": "/c", "mountPropagation": "HostToContainer"},
