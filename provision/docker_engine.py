@@ -43,6 +43,8 @@ STOP_SECONDS = 30.0
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _SAVES = ("iptables-save", "ip6tables-save")
+# Where every containerd of a machine puts its shims' sockets; another one's may be there by the time we leave.
+_SHARED = (Path("/run/containerd/s"), Path("/run/containerd"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,12 @@ class Engine:
 
 class EngineBefore(msgspec.Struct, frozen=True):
     """The machine before we started the engine: its `origin`, which `paths` were absent, links, firewall, tables and
-    cgroups (paths) that were there; `enabled` is the systemd unit's former state."""
+    cgroups (paths) that were there; `enabled` is the systemd unit's former state. `absent_directories` were absent too,
+    but may hold things of others by now."""
 
     origin: EngineOrigin
     absent: tuple[str, ...] = ()
+    absent_directories: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     firewall: dict[str, str] = {}
     tables: tuple[str, ...] = ()
@@ -287,10 +291,12 @@ def _wait(socket: Path, *, supervisor: ServiceSupervisor | None, log_path: Path 
 
 def _look(paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, enabled: bool = False) -> Any:
     ours = (paths.data_root, paths.exec_root, paths.socket, paths.pid_file, Path("/etc/docker/key.json"))
+    directories = (*_SHARED, *(() if paths.is_default else (paths.data_root.parent,)))
     return msgspec.to_builtins(
         EngineBefore(
             origin=origin,
             absent=tuple(str(path) for path in ours if not path.exists()),
+            absent_directories=tuple(str(path) for path in directories if not path.exists()),
             links=tuple(_links(runner)),
             firewall={command: saved for command in _SAVES if (saved := attempt(runner, [command])) is not None},
             tables=tuple(_tables(runner)),
@@ -321,9 +327,20 @@ def _clean(paths: EnginePaths, before: EngineBefore, *, keep_data: bool, runner:
         if path.exists() or path.is_symlink():
             mounts.remove_tree(path)
             done.append(f"{path} removed")
+    for name in before.absent_directories:
+        _remove_if_empty(Path(name))
     for path in set(_cgroups()) - {Path(name) for name in before.cgroups}:
         _remove_cgroup(path)
     return done
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.info("%s stays: %s", directory, error)
 
 
 def _links(runner: Runner) -> list[str]:
