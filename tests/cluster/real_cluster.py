@@ -184,7 +184,7 @@ class Cluster:
         options = {"container": container} if container else {}
         # A client of its own: the stream module replaces the request method of the one it gets.
         with kubernetes.config.new_client_from_config(config_file=str(self.kubeconfig)) as client:
-            return kubernetes.stream.stream(
+            stream = kubernetes.stream.stream(
                 kubernetes.client.CoreV1Api(client).connect_get_namespaced_pod_exec,
                 pod,
                 namespace,
@@ -193,8 +193,14 @@ class Cluster:
                 stderr=True,
                 stdin=False,
                 tty=False,
+                _preload_content=False,
                 **options,
             )
+            try:
+                stream.run_forever(timeout=30)
+                return stream.read_all()
+            finally:
+                stream.close()
 
     # ---- the machine below
 

@@ -181,7 +181,8 @@ def test_a_rolling_update_of_the_example_keeps_answering(cluster: Cluster) -> No
 
 
 def test_a_rollout_that_cannot_become_ready_keeps_the_old_pods(cluster: Cluster, namespace: str) -> None:
-    never = manifests.server() | {"readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1}}
+    probe = {"exec": {"command": ["false"]}, "tcpSocket": None, "periodSeconds": 1}
+    never = manifests.server() | {"readinessProbe": probe}
     cluster.apps.create_namespaced_deployment(
         namespace, manifests.deployment("web", replicas=2, progressDeadlineSeconds=4)
     )

@@ -52,12 +52,9 @@ def test_the_node_has_the_machines_real_capacity(cluster: Cluster) -> None:
     assert addresses["InternalIP"] == NODE_ADDRESS
     assert node.status.node_info.kernel_version == os.uname().release
     assert node.status.node_info.container_runtime_version.startswith("docker://")
-    assert {c.type: c.status for c in node.status.conditions} == {
-        "Ready": "True",
-        "MemoryPressure": "False",
-        "DiskPressure": "False",
-        "PIDPressure": "False",
-    } | {c.type: "True" for c in node.status.conditions if c.type.startswith("Ktool")}
+    conditions = {c.type: c.status for c in node.status.conditions}
+    pressure = {"MemoryPressure": "False", "DiskPressure": "False", "PIDPressure": "False"}
+    assert conditions.items() >= {"Ready": "True", **pressure}.items()
 
 
 def test_the_agent_joined_as_any_other_agent_will(cluster: Cluster) -> None:
@@ -80,7 +77,7 @@ def test_status_at_a_glance(cluster: Cluster) -> None:
     told = cluster.ktool("status").stdout
     node = cluster.core.list_node().items[0].metadata.name
     assert re.search(r"^master +ready \(\d+ checks\), v1\.32", told, re.MULTILINE)
-    assert re.search(rf"^{re.escape(node)} +Ready +{psutil.cpu_count()} +\d+% ", told, re.MULTILINE)
+    assert re.search(rf"^{re.escape(node)} +Ready .* {psutil.cpu_count()} +\d+% ", told, re.MULTILINE)
     assert f"{psutil.virtual_memory().total / 2**30:.1f} GiB" in told
     assert len(re.findall(r"^web +web-\S+ +1/1 +Running", told, re.MULTILINE)) == 3
 
