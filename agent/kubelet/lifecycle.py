@@ -139,9 +139,9 @@ class ContainerLifecycle:
         sandbox: SandboxStatus,
         image: Image,
         env: list[tuple[str, str]],
+        mounts: list[Mount],
     ) -> str:
         context = self._context
-        mounts = context.volumes.mounts(pod, spec, env)
         termination_log = ""
         if context.pods_dir is not None:
             folder = context.pods_dir / (pod.metadata.uid or "")
