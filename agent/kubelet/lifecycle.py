@@ -71,8 +71,7 @@ class ContainerLifecycle:
             problem = refused_as_root(pod, spec, image)
             if problem:
                 raise ConfigError(problem)
-            # Files and mounts, on a disk that may be slow: not in the event loop.
-            mounts = await asyncio.to_thread(context.volumes.mounts, pod, spec, env)
+            mounts = await self._mounts(pod, spec, env)
         except ConfigError as error:
             note(WARNING, "Failed", f"Error: {error.message}")
             raise
@@ -130,6 +129,12 @@ class ContainerLifecycle:
             services=context.services(),
             node=context.node(),
         )
+
+    async def _mounts(self, pod: core_v1.Pod, spec: core_v1.Container, env: list[tuple[str, str]]) -> list[Mount]:
+        if self._context.pods_dir is None:
+            return self._context.volumes.mounts(pod, spec, env)
+        # Files and mounts, on a disk that may be slow: not in the event loop.
+        return await asyncio.to_thread(self._context.volumes.mounts, pod, spec, env)
 
     async def _create(
         self,
