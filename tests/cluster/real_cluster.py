@@ -110,7 +110,7 @@ class Cluster:
             *arguments,
             check=check,
             prefix=prefix,
-            timeout=200,
+            timeout=90,
         )
 
     def down(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -308,9 +308,14 @@ def run(
     stdin: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    told = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, input=stdin if stdin is not None else "", env=env
-    )
+    try:
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, input=stdin if stdin is not None else "", env=env
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(
+            f"{' '.join(command)}: no end after {timeout:g} s\n{error.output}\n{error.stderr}"
+        ) from None
     if check:
         assert told.returncode == 0, f"{' '.join(command)}: exit status {told.returncode}\n{told.stdout}\n{told.stderr}"
     return told

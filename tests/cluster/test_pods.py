@@ -40,7 +40,7 @@ def test_environment_from_all_sources(cluster: Cluster, namespace: str) -> None:
     cluster.core.create_namespaced_config_map(namespace, manifests.config_map("settings", COLOR="blue", SIZE="big"))
     field = lambda path: {"valueFrom": {"fieldRef": {"fieldPath": path}}}  # noqa: E731
     main = container(
-        "env | sort; cat /run/secret/password; exec sleep 600",
+        "env | sort; cat /run/secret/password; echo; exec sleep 600",
         envFrom=[{"configMapRef": {"name": "settings"}, "prefix": "CM_"}],
         env=[
             {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "key", "key": "password"}}},
