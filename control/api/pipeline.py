@@ -148,6 +148,11 @@ class Api:
         call.found_resource = resource
         if kind.namespaced and info.name and not info.namespace and info.verb not in _COLLECTION_VERBS:
             raise status.no_such_path()
+        if not kind.namespaced and info.namespace and not _is_namespace_itself(info):
+            # such a request was authorized in that namespace, where it has no business
+            raise status.no_such_path()
+        if info.rest and info.subresource != "proxy":
+            raise status.no_such_path()
         if not info.subresource:
             if info.verb not in (("create",) if resource.handler else resource.verbs):
                 raise status.method_not_allowed(kind.plural, info.verb, group=kind.group)
@@ -229,6 +234,11 @@ class Api:
 
 
 _COLLECTION_VERBS = frozenset({"list", "watch", "deletecollection"})
+
+
+def _is_namespace_itself(info: request_info.RequestInfo) -> bool:
+    """Whether it is about a Namespace: those requests count as made in the namespace that they are about."""
+    return not info.group and info.resource == "namespaces" and info.name == info.namespace
 
 
 def read(request: Request, client_cert: ClientCertificate | None, upgrade: Upgrade | None) -> Call:

@@ -58,7 +58,7 @@ async def handle_collection(environment: Environment, call: Call) -> Response:
     resource = call.resource
     options = read_options(call.request, call.options)
     attributes = replace(call.attributes, dry_run=call.attributes.dry_run or _dry(options))
-    scope = scope_of(resource, call.namespace, call.options)
+    scope = scope_of(resource, call.namespace, call.options, call.info.name)
     await environment.cache.fresh()
     found = environment.cache.of_prefix(resource.prefix).sorted_entries(call.namespace)
     entries = [entry for entry in found if scope.selects(entry)]

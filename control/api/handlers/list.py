@@ -18,7 +18,7 @@ from control.api.watcher import Scope
 from control.store.errors import CompactedError, FutureRevisionError
 from kube import selector, status
 from kube.errors import FieldError
-from kube.selector import SelectorError
+from kube.selector import FieldRequirement, FieldSelector, SelectorError
 from kube.status import ApiError
 from kube.transport import Response
 
@@ -28,7 +28,7 @@ STORE_PAGE = 500
 async def handle(environment: Environment, call: Call) -> Response:
     """Answer with a list, with a `continue` token if `limit` cut it off."""
     resource, options = call.resource, call.options
-    scope = scope_of(resource, call.namespace, options)
+    scope = scope_of(resource, call.namespace, options, call.info.name)
     limit = options.number("limit") or 0
     token = ContinueToken.decode(options.text("continue")) if options.text("continue") else None
     exact = await _moment(environment, options, token, limit)
@@ -127,18 +127,19 @@ async def _past_page(
         start_after = page.entries[-1].key
 
 
-def scope_of(resource: Resource, namespace: str, options: Options) -> Scope:
-    """The selectors of a request. ApiError 400 for those that make no sense."""
+def scope_of(resource: Resource, namespace: str, options: Options, name: str = "") -> Scope:
+    """What a request selects; `name` is the one object that it was authorized for, if it named one.
+
+    ApiError 400 for selectors that make no sense.
+    """
     labels, fields = options.text("labelSelector"), options.text("fieldSelector")
-    if not labels and not fields:
+    if not labels and not fields and not name:
         return Scope(resource, namespace)
     try:
-        return Scope(
-            resource,
-            namespace,
-            labels=selector.parse(labels),
-            fields=selector.parse_fields(fields, resource.selectable_fields),
-        )
+        found = selector.parse_fields(fields, resource.selectable_fields)
+        if name and found.exact("metadata.name") != name:
+            found = FieldSelector((FieldRequirement("metadata.name", name), *found.requirements))
+        return Scope(resource, namespace, labels=selector.parse(labels), fields=found)
     except SelectorError as error:
         raise _not_selectable(error) from error
 

@@ -31,7 +31,7 @@ async def handle(environment: Environment, call: Call) -> Response:
     """
     resource, options = call.resource, call.options
     cache = environment.cache
-    scope = scope_of(resource, call.namespace, options)
+    scope = scope_of(resource, call.namespace, options, call.info.name)
     revision = options.resource_version()
     initial = _initial_events(call, revision)
     seconds = options.number("timeoutSeconds") or random.randint(MIN_SECONDS, MAX_SECONDS)  # noqa: S311

@@ -208,6 +208,31 @@ CASES = {
     "no such resource": Case("GET", "/api/v1/namespaces/default/things", None, 404, "NotFound", "could not find"),
     "no such group": Case("GET", "/apis/example.com/v1/things", None, 404, "NotFound", "could not find"),
     "no such subresource": Case("GET", f"{CONFIG_MAPS}/there/status", None, 404, "NotFound", "could not find"),
+    "a kind without namespaces, in one": Case(
+        "GET", "/api/v1/namespaces/default/nodes/x", None, 404, "NotFound", "could not find"
+    ),
+    "all of a kind without namespaces, in one": Case(
+        "GET",
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles",
+        None,
+        404,
+        "NotFound",
+        "could not find",
+    ),
+    "a namespace in another one": Case(
+        "DELETE", "/api/v1/namespaces/default/namespaces/kube-node-lease", None, 404, "NotFound", "could not find"
+    ),
+    "a review without namespaces, in one": Case(
+        "POST",
+        "/apis/authorization.k8s.io/v1/namespaces/default/subjectaccessreviews",
+        {},
+        404,
+        "NotFound",
+        "could not find",
+    ),
+    "more after a subresource": Case(
+        "GET", "/api/v1/namespaces/default/status/more", None, 404, "NotFound", "could not find"
+    ),
     "no such path": Case("GET", "/nothing", None, 404, "NotFound", "could not find"),
     "a verb that is not there": Case("DELETE", "/api/v1/namespaces", None, 405, "MethodNotAllowed", "deletecollection"),
     "creation at a name": Case("POST", f"{CONFIG_MAPS}/x", config_map("x"), 405, "MethodNotAllowed", "create"),

@@ -297,3 +297,20 @@ async def test_the_typed_client_watches(server: Server) -> None:
         async for event in events:
             assert (event.type, event.object.metadata.name) == ("ADDED", "a")
             break
+
+
+async def test_a_watch_of_one_object_by_its_path_shows_no_other(server: Server) -> None:
+    for name in ("mine", "other"):
+        await server.call("POST", CONFIG_MAPS, config_map(name))
+    path = CONFIG_MAPS.replace("/v1/", "/v1/watch/")
+    async with watching(server, f"{path}/mine") as events:
+        assert await events.names(1) == [("ADDED", "mine")]
+        for name in ("other", "mine"):
+            await server.call("DELETE", f"{CONFIG_MAPS}/{name}")
+        assert await events.names(1) == [("DELETED", "mine")]
+    async with watching(server, f"{path}/mine", [("fieldSelector", "metadata.name=other")]) as events:
+        await server.call("POST", CONFIG_MAPS, config_map("other"))
+        await server.call("POST", CONFIG_MAPS, config_map("mine"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await events.next()
