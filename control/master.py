@@ -166,6 +166,7 @@ class Master:
         tokens = ServiceAccountTokens(
             pki.load_key(self._certificates.service_account_key), SERVICE_ACCOUNT_ISSUER, reader, self._clock
         )
+        authorizer = AuthorizerChain((NodeAuthorizer(reader), RBACAuthorizer(reader)))
         return Environment(
             registry=registry,
             cache=cache,
@@ -174,8 +175,8 @@ class Master:
             authenticator=AuthenticatorChain(
                 (CertificateAuthenticator(), tokens, BootstrapTokenAuthenticator(reader, self._clock))
             ),
-            authorizer=AuthorizerChain((NodeAuthorizer(reader), RBACAuthorizer(reader))),
-            admission=plugins(reader, service_cidr=self.config.service_cidr, clock=self._clock),
+            authorizer=authorizer,
+            admission=plugins(reader, authorizer, service_cidr=self.config.service_cidr, clock=self._clock),
             assets=ServerAssets(
                 kubelet_ssl=cached(self._kubelet_ssl),
                 service_account_key=self._certificates.service_account_key,

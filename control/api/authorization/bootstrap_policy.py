@@ -127,6 +127,8 @@ CLUSTER_ROLES: dict[str, tuple[Object, ...]] = {
             ["approve", "sign"],
             names=["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"],
         ),
+        # approved by people only
+        rule("certificates.k8s.io", "signers", ["sign"], names=["kubernetes.io/kube-apiserver-client"]),
         {"nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*"], "verbs": ["get"]},
     ),
 }

@@ -29,8 +29,6 @@ EVERYWHERE: dict[tuple[str, str], frozenset[str]] = {
     ("authorization.k8s.io", "subjectaccessreviews"): frozenset({"create"}),
     # registration; which Node it is, admission checks (NodeRestriction)
     ("", "nodes"): frozenset({"create"}),
-    # the lease's name is in the body; admission checks it
-    ("coordination.k8s.io", "leases"): frozenset({"create"}),
 }
 OWN_NODE = frozenset({"get", "list", "watch", "update", "patch"})
 OWN_LEASE = frozenset({"get", "update", "patch", "delete"})
@@ -83,8 +81,10 @@ class NodeAuthorizer:
             case ("", "nodes/status"):
                 return asked.verb in ("get", "update", "patch") and asked.name == node
             case ("coordination.k8s.io", "leases"):
-                own = asked.namespace == LEASE_NAMESPACE and asked.name == node
-                return own and asked.verb in OWN_LEASE
+                if asked.namespace != LEASE_NAMESPACE:
+                    return False
+                # the name of a new one is in the body; admission checks it
+                return asked.verb == "create" or (asked.name == node and asked.verb in OWN_LEASE)
             case ("", "pods"):
                 return self._allows_pods(node, asked)
             case ("", "pods/status" | "pods/eviction"):

@@ -79,29 +79,31 @@ class RBACAuthorizer:
     def _find(self, user: UserInfo) -> Iterator[Rule]:
         for binding in self._reader.list(CLUSTER_ROLE_BINDINGS):
             if _is_bound(binding, user, ""):
-                yield from self._role_rules(binding, "")
+                yield from role_rules(self._reader, binding.get("roleRef") or {}, "")
         for binding in self._reader.list(ROLE_BINDINGS):
             namespace = binding["metadata"]["namespace"]
             if _is_bound(binding, user, namespace):
-                yield from self._role_rules(binding, namespace)
+                yield from role_rules(self._reader, binding.get("roleRef") or {}, namespace)
 
-    def _role_rules(self, binding: Object, namespace: str) -> Iterator[Rule]:
-        reference = binding.get("roleRef") or {}
-        name = reference.get("name", "")
-        is_role = reference.get("kind") == "Role"
-        role = self._reader.get(ROLES, namespace, name) if is_role else self._reader.get(CLUSTER_ROLES, "", name)
-        if role is None:
-            return
-        yield from parse_rules(role, namespace)
-        if selectors := (role.get("aggregationRule") or {}).get("clusterRoleSelectors"):
-            yield from self._aggregated(selectors, namespace)
 
-    def _aggregated(self, selectors: Iterable[Object], namespace: str) -> Iterator[Rule]:
-        wanted = [s.get("matchLabels") or {} for s in selectors]
-        for role in self._reader.list(CLUSTER_ROLES):
-            labels = (role["metadata"].get("labels") or {}).items()
-            if any(w and w.items() <= labels for w in wanted):
-                yield from parse_rules(role, namespace)
+def role_rules(reader: ObjectReader, reference: Object, namespace: str) -> Iterator[Rule]:
+    """Rules that a binding's `roleRef` gives in a namespace (empty: everywhere); none if there is no such role."""
+    name = reference.get("name", "")
+    is_role = reference.get("kind") == "Role"
+    role = reader.get(ROLES, namespace, name) if is_role else reader.get(CLUSTER_ROLES, "", name)
+    if role is None:
+        return
+    yield from parse_rules(role, namespace)
+    if selectors := (role.get("aggregationRule") or {}).get("clusterRoleSelectors"):
+        yield from _aggregated(reader, selectors, namespace)
+
+
+def _aggregated(reader: ObjectReader, selectors: Iterable[Object], namespace: str) -> Iterator[Rule]:
+    wanted = [s.get("matchLabels") or {} for s in selectors]
+    for role in reader.list(CLUSTER_ROLES):
+        labels = (role["metadata"].get("labels") or {}).items()
+        if any(w and w.items() <= labels for w in wanted):
+            yield from parse_rules(role, namespace)
 
 
 def parse_rules(role: Object, namespace: str) -> Iterator[Rule]:

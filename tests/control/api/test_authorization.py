@@ -141,6 +141,8 @@ def node_authorizer() -> NodeAuthorizer:
         ("list", "nodes", {}, False),
         ("patch", "nodes/status", {"name": "n2"}, False),
         ("delete", "nodes", {"name": "n1"}, False),
+        ("create", "leases", {"group": "coordination.k8s.io", "namespace": "kube-node-lease"}, True),
+        ("create", "leases", {"group": "coordination.k8s.io", "namespace": "kube-system"}, False),
         ("update", "leases", {"group": "coordination.k8s.io", "namespace": "kube-node-lease", "name": "n1"}, True),
         ("update", "leases", {"group": "coordination.k8s.io", "namespace": "kube-node-lease", "name": "n2"}, False),
         ("list", "services", {}, True),
