@@ -74,7 +74,7 @@ class Resource:
 
     default(obj)             fills in what the user left out (in place); idempotent
     prepare_create(obj)      in place, before validation: e.g. drops status, sets the first phase
-    prepare_update(new, old) in place, before validation: e.g. keeps the status; a changed spec raises the generation
+    prepare_update(new, old) in place, before admission: e.g. keeps the status; a changed spec raises the generation
                              (the generic handler does both if `has_status`/`has_generation`)
     validate(obj)            findings about a whole object
     validate_update(new, old) findings about a change (immutable fields); `validate` runs as well

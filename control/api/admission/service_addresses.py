@@ -1,7 +1,9 @@
 """Allots Services their cluster IPs and node ports (Kubernetes concept: Service ClusterIP allocation).
 
 What is in use is read from the watch cache. Between allotting and the write's arrival in the cache an address is held
-back for a few seconds, so that two creations at once never get the same one, and a creation that fails leaks nothing.
+back for its Service, for a few seconds at most, so that two creations at once never get the same one, and a creation
+that fails leaks nothing. What is held for a Service is free for that Service: a write that is tried again (by the
+server after a conflict, by a user after an error) gets what it got before. A dry run holds nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 
 from control.api.attributes import Attributes, Object, ObjectReader, Operation
 from control.api.resources.service import WITH_NODE_PORTS
@@ -16,11 +19,21 @@ from kube import kinds, status
 from kube.clock import Clock
 from kube.errors import FieldError
 
+Holder = tuple[str, str]
+
 SERVICES = kinds.known("", "v1", "services")
 HELD_SECONDS = 30.0
 GUESSES = 32
 # the first address of the network is the Service `kubernetes`'s own
 FIRST_FREE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One admission: for which Service, and what it has taken so far."""
+
+    holder: Holder
+    taken: dict[Hashable, tuple[Holder, float]]
 
 
 class ServiceAddresses:
@@ -33,7 +46,8 @@ class ServiceAddresses:
         self._node_ports = node_ports
         self._clock = clock
         self._used: dict[Hashable, int] = {}
-        self._held: dict[Hashable, float] = {}
+        # for which Service something is held back, and since when
+        self._held: dict[Hashable, tuple[Holder, float]] = {}
         for service in reader.list(SERVICES):
             self._changed(service, None)
         reader.subscribe(SERVICES, self._changed)
@@ -43,11 +57,14 @@ class ServiceAddresses:
         if obj is None or not is_service or operation not in (Operation.CREATE, Operation.UPDATE):
             return
         self._forget_held()
-        errors = [*self._cluster_ip(obj, old), *self._ports(obj, old)]
+        turn = _Turn((attributes.namespace, obj["metadata"].get("name", "")), {})
+        errors = [*self._cluster_ip(obj, old, turn), *self._ports(obj, old, turn)]
         if errors:
             raise status.invalid("", "Service", attributes.name, errors)
+        if not attributes.dry_run:
+            self._held |= turn.taken
 
-    def _cluster_ip(self, obj: Object, old: Object | None) -> Iterator[FieldError]:
+    def _cluster_ip(self, obj: Object, old: Object | None, turn: _Turn) -> Iterator[FieldError]:
         spec = obj.setdefault("spec", {})
         if spec.get("type") == "ExternalName":
             for field in ("clusterIP", "clusterIPs"):
@@ -60,6 +77,7 @@ class ServiceAddresses:
             # the lower part is left to those who choose an address themselves (KEP-3070)
             lower = min(max(16, count // 16), 256, count - 1)
             found = self._allot(
+                turn,
                 lambda: str(self._network[random.randrange(FIRST_FREE, count - 1)]),  # noqa: S311
                 (str(self._network[i]) for i in (*range(lower, count - 1), *range(FIRST_FREE, lower))),
             )
@@ -69,10 +87,10 @@ class ServiceAddresses:
                 return
             address = str(found)
         elif address not in ("None", own):
-            yield from self._check_ip(address)
+            yield from self._check_ip(address, turn)
         spec["clusterIP"], spec["clusterIPs"] = address, [address]
 
-    def _check_ip(self, address: str) -> Iterator[FieldError]:
+    def _check_ip(self, address: str, turn: _Turn) -> Iterator[FieldError]:
         try:
             inside = ipaddress.ip_address(address) in self._network
         except ValueError:
@@ -80,13 +98,13 @@ class ServiceAddresses:
         if not inside:
             message = f"the provided IP ({address}) is not in the service network {self._network}"
             yield FieldError.invalid("spec.clusterIPs", [address], message)
-        elif self._is_taken(address):
+        elif self._is_taken(address, turn):
             message = "provided IP is already allocated to another Service: choose a free one or leave the field out"
             yield FieldError.invalid("spec.clusterIPs", [address], message)
         else:
-            self._held[address] = self._clock.monotonic()
+            self._take(address, turn)
 
-    def _ports(self, obj: Object, old: Object | None) -> Iterator[FieldError]:
+    def _ports(self, obj: Object, old: Object | None, turn: _Turn) -> Iterator[FieldError]:
         spec = obj.get("spec") or {}
         if spec.get("type") not in WITH_NODE_PORTS:
             return
@@ -100,6 +118,7 @@ class ServiceAddresses:
             path = f"spec.ports[{position}].nodePort"
             if not wanted:
                 found = self._allot(
+                    turn,
                     lambda protocol=protocol: (protocol, random.choice(self._node_ports)),  # type: ignore[misc]  # noqa: S311
                     ((protocol, number) for number in self._node_ports),
                 )
@@ -112,34 +131,40 @@ class ServiceAddresses:
             elif wanted not in self._node_ports:
                 message = f"provided port is not in the valid range. The range of valid ports is {first}-{last}"
                 yield FieldError.invalid(path, wanted, message)
-            elif self._is_taken((protocol, wanted)):
+            elif self._is_taken((protocol, wanted), turn):
                 message = "provided port is already allocated to another Service: choose a free one or leave it out"
                 yield FieldError.invalid(path, wanted, message)
             else:
-                self._held[protocol, wanted] = self._clock.monotonic()
+                self._take((protocol, wanted), turn)
 
-    def _allot(self, guess: Callable[[], Hashable], every: Iterator[Hashable]) -> Hashable | None:
+    def _allot(self, turn: _Turn, guess: Callable[[], Hashable], every: Iterator[Hashable]) -> Hashable | None:
         """A free one: by guessing while most are free, else by looking at each."""
         for _ in range(GUESSES):
             candidate = guess()
-            if not self._is_taken(candidate):
+            if not self._is_taken(candidate, turn):
                 break
         else:
-            candidate = next((c for c in every if not self._is_taken(c)), None)
+            candidate = next((c for c in every if not self._is_taken(c, turn)), None)
         if candidate is not None:
-            self._held[candidate] = self._clock.monotonic()
+            self._take(candidate, turn)
         return candidate
 
-    def _is_taken(self, candidate: Hashable) -> bool:
-        return candidate in self._used or candidate in self._held
+    def _take(self, what: Hashable, turn: _Turn) -> None:
+        turn.taken[what] = (turn.holder, self._clock.monotonic())
+
+    def _is_taken(self, candidate: Hashable, turn: _Turn) -> bool:
+        if candidate in self._used or candidate in turn.taken:
+            return True
+        return candidate in self._held and self._held[candidate][0] != turn.holder
 
     def _forget_held(self) -> None:
         limit = self._clock.monotonic() - HELD_SECONDS
-        self._held = {what: since for what, since in self._held.items() if since > limit and what not in self._used}
+        self._held = {what: held for what, held in self._held.items() if held[1] > limit}
 
     def _changed(self, new: Object | None, old: Object | None) -> None:
         for service, step in ((old, -1), (new, 1)):
             for what in _allotted(service or {}):
+                self._held.pop(what, None)  # it is in use now, or it was and is free at once
                 count = self._used.get(what, 0) + step
                 if count > 0:
                     self._used[what] = count

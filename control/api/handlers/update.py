@@ -62,9 +62,10 @@ async def update_object(
         strategy.check_preconditions({"uid": changed["metadata"].get("uid")}, old, resource)
         new = strategy.carry_over(changed, old, resource, subresource)
         resource.default(new)
-        await environment.admit(new, old, Operation.UPDATE, attributes)
         if not subresource:
+            # before admission, which must not allot anew what the object has already
             resource.prepare_update(new, old)
+        await environment.admit(new, old, Operation.UPDATE, attributes)
         if subresource != "status":
             strategy.raise_generation(new, old, resource)
         strategy.validate_update(new, old, resource, subresource)

@@ -207,3 +207,36 @@ async def test_a_node_gets_tokens_for_its_own_pods_only() -> None:
     await plugin.admit(request("mine"), None, CREATE, attributes("serviceaccounts/token", NODE))
     with pytest.raises(ApiError, match="bound to it"):
         await plugin.admit(request("theirs"), None, CREATE, attributes("serviceaccounts/token", NODE))
+
+
+async def test_a_dry_run_holds_no_address() -> None:
+    plugin = addresses(ObjectsInMemory())
+    spec = {"type": "NodePort", "clusterIP": "10.96.0.5", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}
+    await plugin.admit(service("a", **spec), None, CREATE, attributes("services", dry_run=True))
+    await plugin.admit(service("b", **spec), None, CREATE, attributes("services"))
+
+
+async def test_a_service_that_is_tried_again_or_made_again_gets_what_it_asks_for() -> None:
+    objects = ObjectsInMemory()
+    plugin = addresses(objects)
+    ports = [{"port": 80, "protocol": "TCP", "nodePort": 30001}]
+    wanted = service("a", type="NodePort", clusterIP="10.96.0.5", ports=ports)
+    for _ in range(2):
+        await plugin.admit(wanted, None, CREATE, attributes("services"))
+    objects.put(SERVICES, wanted)
+    with pytest.raises(ApiError, match="already allocated"):
+        await plugin.admit(service("b", clusterIP="10.96.0.5"), None, CREATE, attributes("services"))
+    objects.remove(SERVICES, "a", "a")
+    await plugin.admit(service("b", clusterIP="10.96.0.5"), None, CREATE, attributes("services"))
+
+
+async def test_one_service_does_not_get_one_node_port_twice() -> None:
+    plugin = addresses(ObjectsInMemory())
+    obj = service(type="NodePort", ports=[{"port": n, "protocol": "TCP"} for n in (1, 2, 3)])
+    await plugin.admit(obj, None, CREATE, attributes("services"))
+    assert sorted(p["nodePort"] for p in obj["spec"]["ports"]) == [30000, 30001, 30002]
+    twice = [{"port": n, "protocol": "TCP", "nodePort": 30000} for n in (1, 2)]
+    with pytest.raises(ApiError, match="already allocated"):
+        await addresses(ObjectsInMemory()).admit(
+            service(type="NodePort", ports=twice), None, CREATE, attributes("services")
+        )
