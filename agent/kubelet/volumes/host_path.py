@@ -34,7 +34,8 @@ def prepare(path: str, type_: str) -> None:
         raise ValueError(f"hostPath type {type_!r} is unknown")
     if not os.path.exists(path):
         if type_ in ("", "DirectoryOrCreate"):
-            Path(path).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            Path(path).mkdir(parents=True, exist_ok=True)
+            Path(path).chmod(_DIRECTORY_MODE)  # whatever the umask
         elif type_ == "FileOrCreate":
             # As in Kubernetes the folder must exist: only the file is made.
             os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))

@@ -187,7 +187,8 @@ class VolumeSet:
                 raise VolumeError(name, f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
 
     def _prepare_content(self, volume: core_v1.Volume, path: Path) -> None:
-        path.mkdir(mode=_VOLUME_MODE, parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(_VOLUME_MODE)  # whatever the umask: users other than root must get in
         secret = volume.configMap is None
         if secret and self._can_mount(volume) and not mount_table.is_mounted(path) and not any(path.iterdir()):
             mount_table.mount_tmpfs(path, mode=_VOLUME_MODE)

@@ -335,3 +335,21 @@ async def test_a_cancelled_mount_leaves_nothing_behind(bench: Bench) -> None:
         await asyncio.gather(task, return_exceptions=True)
         await bench.volumes.unmount("u-1")
         assert not (bench.pods / "u-1").exists()
+
+
+async def test_a_tight_umask_keeps_nobody_out(bench: Bench, tmp_path: Path) -> None:
+    bench.api.put("configmaps", "web", data={"a": "1"})
+    before = os.umask(0o077)
+    try:
+        paths = await bench.volumes.mount(
+            pod(
+                {"name": "site", "configMap": {"name": "web"}},
+                {"name": "work", "emptyDir": {}},
+                {"name": "host", "hostPath": {"path": str(tmp_path / "new"), "type": "DirectoryOrCreate"}},
+            )
+        )
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE(Path(path).stat().st_mode) for name, path in paths.items()}
+    assert modes == {"site": 0o755, "work": 0o777, "host": 0o755}
+    assert stat.S_IMODE((Path(paths["site"]) / "a").stat().st_mode) == 0o644
