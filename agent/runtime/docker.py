@@ -15,6 +15,7 @@ import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ from agent.runtime.runtime import (
     ContainerStats,
     ContainerStatus,
     ContainerStream,
+    EventType,
     ExecResult,
     FilesystemUsage,
     Image,
@@ -110,6 +112,8 @@ class DockerRuntime(Runtime):
         self._stats = DockerStats(self._engine)
         self._wanted_network = BridgeNetwork("", network, bridge, masquerade)
         self._limits: NodeLimits | None = None
+        # Containers of which the engine said so by an event; it may forget to keep it (see `docker_container`).
+        self._out_of_memory: set[str] = set()
         self._prepared = False
         self._preparing = asyncio.Lock()
 
@@ -253,7 +257,8 @@ class DockerRuntime(Runtime):
             await self._wait_removed(what, container_id)
 
     async def container_status(self, container_id: str) -> ContainerStatus:
-        return docker_container.inspected(await self._inspect("container", container_id))
+        found = await self._inspect("container", container_id)
+        return docker_container.inspected(found, out_of_memory=container_id in self._out_of_memory)
 
     async def list_containers(self, labels: Mapping[str, str] | None = None) -> list[Container]:
         return [docker_container.listed(found) for found in await self._list(docker_labels.TYPE_CONTAINER, labels)]
@@ -295,8 +300,14 @@ class DockerRuntime(Runtime):
     ) -> AsyncGenerator[LogLine, None]:
         return docker_logs.read(self._engine, container_id, follow=follow, tail_lines=tail_lines, since=since)
 
-    def events(self) -> AsyncGenerator[ContainerEvent, None]:
-        return docker_events.watch(self._engine, self._cluster)
+    async def events(self) -> AsyncGenerator[ContainerEvent, None]:
+        async with aclosing(docker_events.watch(self._engine, self._cluster)) as events:
+            async for event in events:
+                if event.type is EventType.OOM:
+                    self._out_of_memory.add(event.container_id)
+                elif event.type is EventType.DELETED:
+                    self._out_of_memory.discard(event.container_id)
+                yield event
 
     # --- images
 

@@ -22,6 +22,9 @@ from agent.runtime.sandbox import SandboxConfig
 # Kubernetes: containerLogMaxSize and containerLogMaxFiles.
 _LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 
+# Exit code of a process that SIGKILL ended.
+_KILLED = 137
+
 _STATES = {
     "created": ContainerState.CREATED,
     "running": ContainerState.RUNNING,
@@ -103,8 +106,12 @@ def listed(found: Mapping[str, Any]) -> Container:
     )
 
 
-def inspected(found: Mapping[str, Any]) -> ContainerStatus:
-    """An inspected container."""
+def inspected(found: Mapping[str, Any], *, out_of_memory: bool = False) -> ContainerStatus:
+    """An inspected container.
+
+    `out_of_memory`: the engine had an `oom` event of it. Where that comes after the end, the engine's own record does
+    not have it.
+    """
     config, state = found.get("Config") or {}, found.get("State") or {}
     status = _STATES.get(state.get("Status", ""), ContainerState.UNKNOWN)
     started, finished = docker_times.parse(state.get("StartedAt", "")), docker_times.parse(state.get("FinishedAt", ""))
@@ -115,7 +122,8 @@ def inspected(found: Mapping[str, Any]) -> ContainerStatus:
         status, reason = ContainerState.EXITED, "ContainerCannotRun"
         started = finished = docker_times.parse(found.get("Created", ""))
     elif status is ContainerState.EXITED:
-        reason = "OOMKilled" if state.get("OOMKilled") else "Completed" if code == 0 else "Error"
+        killed = state.get("OOMKilled") or (out_of_memory and code == _KILLED)
+        reason = "OOMKilled" if killed else "Completed" if code == 0 else "Error"
     ended = status is ContainerState.EXITED
     labels = config.get("Labels") or {}
     return ContainerStatus(

@@ -162,6 +162,12 @@ STARTED = "2026-01-02T03:04:06.5Z"
 FINISHED = "2026-01-02T03:04:07Z"
 
 
+@pytest.mark.parametrize(("code", "reason"), [(137, "OOMKilled"), (1, "Error"), (0, "Completed")])
+def test_out_of_memory_known_from_an_event_only(code: int, reason: str) -> None:
+    found = inspection(Status="exited", ExitCode=code, OOMKilled=False)
+    assert docker_container.inspected(found, out_of_memory=True).reason == reason
+
+
 @pytest.mark.parametrize(
     ("state", "wanted"),
     [
