@@ -62,8 +62,7 @@ def _open(base: Path, parts: tuple[str, ...]) -> int:
             try:
                 deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
             except FileNotFoundError:
-                os.mkdir(part, mode=mode, dir_fd=descriptor)
-                deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+                deeper = _make(part, mode, descriptor)
             os.close(descriptor)
             descriptor = deeper
             if stat.S_ISLNK(os.fstat(descriptor).st_mode):
@@ -72,6 +71,19 @@ def _open(base: Path, parts: tuple[str, ...]) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make(name: str, mode: int, descriptor: int) -> int:
+    """Make a folder in an open one, as open to its users as the volume itself; a descriptor of it."""
+    os.mkdir(name, mode=mode, dir_fd=descriptor)
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+    try:
+        # The umask took bits away, and the group's inheritance is not asked of mkdir.
+        os.fchmod(made, mode | (os.fstat(made).st_mode & stat.S_ISGID))
+    except BaseException:
+        os.close(made)
+        raise
+    return made
 
 
 def _prepare(target: Path, descriptor: int) -> None:

@@ -250,6 +250,8 @@ async def test_mounts_of_a_container(bench: Bench) -> None:
         Mount(work, "/c", propagation=MountPropagation.HOST_TO_CONTAINER),
     ]
     assert Path(f"{work}/x/y").is_dir()
+    # whoever the container runs as, it can write there as in the volume itself
+    assert [stat.S_IMODE(Path(work, part).stat().st_mode) for part in ("x", "x/y", "main")] == [0o777] * 3
     with pytest.raises(ConfigError, match="missing value for 'NAME'"):
         bench.volumes.mounts(it, main(it))
     unknown = pod(mounts=[{"name": "none", "mountPath": "/x"}])
