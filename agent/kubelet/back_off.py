@@ -13,11 +13,18 @@ CAP_SECONDS = 300.0
 RESET_SECONDS = 600.0
 
 
-def restart_at(ended: ContainerStatus) -> float:
+# Who ended later than this from now did so before the machine's clock was set back.
+CLOCK_SECONDS = 5.0
+
+
+def restart_at(ended: ContainerStatus, *, now: float) -> float:
     """When the next attempt of an ended container may start (seconds since 1970; in the past: now)."""
     if ended.finished_at is None:
         return 0.0
-    return ended.finished_at.timestamp() + (0.0 if _was_stable(ended) else back_off_of(ended))
+    end = ended.finished_at.timestamp()
+    if end > now + CLOCK_SECONDS:
+        return now  # to wait for that moment to come again may take years
+    return end + (0.0 if _was_stable(ended) else back_off_of(ended))
 
 
 def next_seconds(ended: ContainerStatus | None) -> float:
@@ -57,6 +64,10 @@ class Failure:
     seconds: float = 0.0
     waiting_reason: str = ""
     waiting_message: str = ""
+
+    def due(self, now: float) -> bool:
+        """Whether it may be tried again; at once if the clock was set back meanwhile."""
+        return now >= self.retry_at or now < self.at - CLOCK_SECONDS
 
     def shown(self, now: float) -> tuple[str, str]:
         """(reason, message) to show now."""

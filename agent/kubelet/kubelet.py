@@ -101,6 +101,7 @@ class Kubelet:
                     log.warning("no list of this node's pods yet: is the master reachable?")
             await self._adopt()
             self._informer.add_handler(self._changed)
+            self._remove_gone()
             group.create_task(self._runtime_events(), name="runtime-events")
             group.create_task(self._relist_loop(), name="relist")
 
@@ -177,7 +178,7 @@ class Kubelet:
 
     def _active(self) -> list[core_v1.Pod]:
         """Pods that hold resources of this node."""
-        pods = self.pods()
+        pods = [worker.pod for worker, _ in self._workers.values() if not worker.rejected]
         return [pod for pod in pods if pod.spec and not (pod.status and pod.status.phase in TERMINAL)]
 
     def _start(self, worker: PodWorker) -> None:
@@ -215,8 +216,16 @@ class Kubelet:
             for pod in self._informer.list():
                 self._dispatch(pod, runs=objects.uid(pod) in running)
             self._remove_orphans(running)
+            self._remove_gone()
             for worker, _ in self._workers.values():
                 worker.runtime_changed()
+
+    def _remove_gone(self) -> None:
+        """Stop pods that disappeared from the API while nobody was told of it: during adoption."""
+        known = {objects.uid(pod) for pod in self._informer.list()}
+        for uid, (worker, _) in self._workers.items():
+            if uid not in known:
+                worker.remove(worker.pod)
 
     def _forget_references(self) -> None:
         wanted = {(objects.namespace(pod), name) for pod in self._informer.list() for name in pod_names(pod)}

@@ -127,7 +127,7 @@ class _Draft:
     def blocked(self, key: str) -> bool:
         """Whether what failed under this key must not be tried yet."""
         failure = self.s.failures.get(key)
-        if failure is None or self.s.now >= failure.retry_at:
+        if failure is None or failure.due(self.s.now):
             return False
         shown = failure.at + back_off.SHOW_SECONDS
         self.wake(min(failure.retry_at, shown) if self.s.now < shown else failure.retry_at)
@@ -167,7 +167,8 @@ def plan(s: Situation) -> Plan:
 def _terminate(s: Situation, draft: _Draft) -> Plan:
     """Stop what runs, in order; then give back what the pod had."""
     since = s.now if s.terminating_since is None else s.terminating_since
-    left = max(0.0, since + s.grace - s.now)
+    # Not more than all of it: the clock may have been set back.
+    left = min(s.grace, max(0.0, since + s.grace - s.now))
     alive = s.observed.alive
     sidecars = [c.name for c in s.spec.initContainers if c.restartPolicy == "Always"]
     first = [c for c in alive if c.name not in sidecars]
@@ -250,7 +251,7 @@ def _keep(s: Situation, draft: _Draft, spec: core_v1.Container, policy: str | No
         other_sandbox = fresh and phase.in_sandbox(s.observed, name) is None
         if not other_sandbox and not phase.should_restart(policy, latest):
             return
-        due = back_off.restart_at(latest)
+        due = back_off.restart_at(latest, now=s.now)
         if s.now < due:
             draft.wake(due)
             return

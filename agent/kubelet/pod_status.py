@@ -7,7 +7,7 @@ of conditions are carried over from the status before, times of containers come 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.kubelet import back_off, phase, resources
 from agent.kubelet.observation import back_off_of
@@ -53,8 +53,9 @@ def pod_status(s: Situation, host: Host, *, written: core_v1.PodStatus | None = 
     )
     end = s.end
     status.reason, status.message = (end.reason, end.message) if end else (before.reason, before.message)
-    if end is not None and not s.observed.containers and not before.containerStatuses:
-        # Rejected: there never was anything to report on.
+    over = end is not None or before.phase in TERMINAL
+    if over and not s.observed.containers and not before.containerStatuses and not before.initContainerStatuses:
+        # Rejected, perhaps by an agent that ran before: there never was anything to report on.
         status.conditions = _conditions(s, status, before, written)
         return status
     known = {c.name: c for c in [*before.initContainerStatuses, *before.containerStatuses]}
@@ -99,13 +100,13 @@ def _container(
     status.containerID = f"{host.runtime_name}://{latest.id}"
     previous = next((c for c in s.observed.attempts(name)[1:] if c.state is ContainerState.EXITED), None)
     status.lastState = (
-        core_v1.ContainerState(terminated=_terminated(previous, host))
+        core_v1.ContainerState(terminated=_terminated(previous, host, before))
         if previous is not None
         else (before.lastState if before is not None else None)
     )
     health = s.health.get(latest.id)
     if latest.state is ContainerState.EXITED:
-        ended = core_v1.ContainerState(terminated=_terminated(latest, host))
+        ended = core_v1.ContainerState(terminated=_terminated(latest, host, before))
         pause = _pause(s, latest, "Always" if sidecar else policy, name)
         if pause is None:
             status.state = ended
@@ -155,7 +156,7 @@ def _pause(s: Situation, ended: ContainerStatus, policy: str | None, name: str) 
         return None
     if name in s.failures:
         return _reason(s, name, "")
-    if s.now < back_off.restart_at(ended):
+    if s.now < back_off.restart_at(ended, now=s.now):
         seconds = round(back_off_of(ended))
         return core_v1.ContainerStateWaiting(
             reason="CrashLoopBackOff",
@@ -176,15 +177,23 @@ def _reason(s: Situation, name: str, default: str) -> core_v1.ContainerStateWait
     return core_v1.ContainerStateWaiting(reason=reason, message=message)
 
 
-def _terminated(container: ContainerStatus, host: Host) -> core_v1.ContainerStateTerminated:
+def _terminated(
+    container: ContainerStatus, host: Host, before: core_v1.ContainerStatus | None
+) -> core_v1.ContainerStateTerminated:
     code = container.exit_code if container.exit_code is not None else 137
+    id_ = f"{host.runtime_name}://{container.id}"
+    for state in (before.state, before.lastState) if before is not None else ():
+        known = state.terminated if state is not None else None
+        if known is not None and known.containerID == id_ and known.reason == "OOMKilled":
+            # The engine may tell this once and not keep it; an agent that started since only knows it from here.
+            container = replace(container, reason="OOMKilled")
     return core_v1.ContainerStateTerminated(
         exitCode=code,
         reason=_TERMINATED_REASONS.get(container.reason, container.reason) if code else container.reason or "Completed",
         message=container.message or None,
         startedAt=times.rfc3339(container.started_at.timestamp()) if container.started_at else None,
         finishedAt=times.rfc3339(container.finished_at.timestamp()) if container.finished_at else None,
-        containerID=f"{host.runtime_name}://{container.id}",
+        containerID=id_,
     )
 
 

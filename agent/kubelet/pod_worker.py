@@ -85,6 +85,7 @@ class PodWorker:
         self._steps: dict[str, asyncio.Task[None]] = {}
         self._stopping: dict[str, tuple[asyncio.Task[None], float]] = {}
         self._failures: dict[str, Failure] = {}
+        self._told: dict[str, str] = {}
         self._volumes_ready = False
         self._retired = False
         self._gone = False
@@ -110,6 +111,11 @@ class PodWorker:
             merged.status = self._status
             self._merged = known = (self._api_pod, self._status, merged)
         return known[2]
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the node did not take the pod, which then holds nothing here."""
+        return self._ended is not None
 
     @property
     def observed(self) -> Observation:
@@ -279,13 +285,14 @@ class PodWorker:
             self._failures[key] = self._failure(key, error)
         else:
             self._failures.pop(key, None)
+            self._told.pop(key, None)
 
     def _failure(self, key: str, error: Exception) -> Failure:
         now = self._context.clock.time()
         before = self._failures.get(key)
         last = before.seconds if before is not None else 0.0
         seconds = back_off.doubled(last)
-        log.info("pod %s: %s: %s", objects.key(self._api_pod), key, error)
+        self._tell(key, error)
         if isinstance(error, StartError):
             waiting = error.waiting
             return Failure(
@@ -307,6 +314,14 @@ class PodWorker:
             # Short, for the pod as a whole waits: the runtime or a ConfigMap may be there in a moment.
             seconds = min(POD_RETRY_CAP_SECONDS, max(1.0, 2 * last))
         return Failure(reason, str(error), at=now, retry_at=now + seconds, seconds=seconds)
+
+    def _tell(self, key: str, error: Exception) -> None:
+        """Log a failure once: what is tried again for days must not fill the log with one sentence."""
+        pulls = isinstance(error, StartError) and error.reason == "ImagePullBackOff"  # its ErrImagePull was logged
+        known = pulls or self._told.get(key) == str(error)
+        log.log(logging.DEBUG if known else logging.INFO, "pod %s: %s: %s", objects.key(self._api_pod), key, error)
+        if not pulls:
+            self._told[key] = str(error)
 
     async def _mount(self, pod: core_v1.Pod) -> None:
         self._context.references.expire(objects.namespace(pod), pod_names(pod))

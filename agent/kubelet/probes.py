@@ -126,7 +126,8 @@ class Prober:
     ) -> None:
         period = float(probe.periodSeconds or PERIOD_SECONDS)
         started = container.started_at.timestamp() if container.started_at else self._clock.time()
-        delay = started + (probe.initialDelaySeconds or 0) - self._clock.time()
+        initial = float(probe.initialDelaySeconds or 0)
+        delay = min(initial, started + initial - self._clock.time())  # the clock may have been set back
         # After the agent's restart the probes of all adopted containers must not run at once.
         await self._clock.sleep(random.uniform(0, period) if adopted and delay <= 0 else delay)  # noqa: S311
         warm_up = [s for s in WARM_UP_SECONDS if s < period] if kind == READINESS and not adopted else []

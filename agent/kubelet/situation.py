@@ -80,6 +80,8 @@ class Situation:
         """Why the kubelet ended the pod, activeDeadlineSeconds included."""
         if self.ended is not None:
             return self.ended
+        if self._was_over:  # what ended before its deadline did not exceed it
+            return None
         at = deadline(self.pod)
         if at is not None and self.now >= at:
             return End("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
@@ -88,8 +90,11 @@ class Situation:
     @property
     def terminating(self) -> bool:
         """Whether every container must stop and none may start."""
-        before = self.pod.status.phase if self.pod.status is not None else None
-        return self.deleting or self.end is not None or before in TERMINAL
+        return self.deleting or self.end is not None or self._was_over
+
+    @property
+    def _was_over(self) -> bool:
+        return self.pod.status is not None and self.pod.status.phase in TERMINAL
 
     @property
     def grace(self) -> float:

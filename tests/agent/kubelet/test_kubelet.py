@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.kubelet.volumes.hollow import HollowVolumes
 from tests.agent.kubelet.lab import NODE, Lab, lab
 
 
@@ -285,6 +287,34 @@ async def test_a_pod_that_does_not_fit_fails(node: Lab) -> None:
     assert node.runtime.everything == 0
     await node.delete()
     await node.until(node.gone)
+
+
+async def test_a_rejected_pod_takes_no_room(node: Lab) -> None:
+    def sized(cpu: str) -> list[dict[str, Any]]:
+        return [{"name": "web", "image": "web:1", "resources": {"requests": {"cpu": cpu}}}]
+
+    # An agent that starts meets both at once.
+    await node.stop()
+    node.create("big", containers=sized("64"))
+    node.create("small", containers=sized("1"))
+    await node.start()
+    await node.until(lambda: node.ready("small"))
+    assert node.phase("big") == "Failed"
+
+
+async def test_a_pod_that_disappears_while_the_agent_adopts(node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def meanwhile(volumes: HollowVolumes, known: Collection[str]) -> list[str]:
+        node.api.remove("Pod", "web-1", "shop")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return []
+
+    node.create()
+    await node.until(node.ready)
+    await node.stop()
+    monkeypatch.setattr(HollowVolumes, "remove_orphans", meanwhile)
+    await node.start()
+    await node.until(lambda: node.runtime.everything == 0)
 
 
 async def test_the_deadline(node: Lab) -> None:

@@ -247,6 +247,16 @@ def test_wakes_when_the_back_off_is_over() -> None:
     assert found.wake_at == pytest.approx(NOW + 6)
 
 
+def test_a_clock_that_was_set_back_delays_nothing() -> None:
+    early = NOW - 3600
+    again = plan(situation(pod(), exited(back_off=300), now=early))
+    assert [type(action) for action in again.actions] == [StartContainer]
+    failed = plan(situation(pod(), failures={"web": failure(300)}, now=early))
+    assert [type(action) for action in failed.actions] == [StartContainer]
+    ending = plan(situation(deleting(pod()), running(), now=early, terminating_since=NOW))
+    assert ending.actions == (kill("web", message="Stopping container web"),)
+
+
 def test_wakes_when_a_failure_may_be_tried_again() -> None:
     assert plan(situation(pod(), failures={"web": failure(7)})).wake_at == NOW + 7
 

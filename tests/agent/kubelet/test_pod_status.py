@@ -253,6 +253,34 @@ def test_rejected() -> None:
     assert "containerStatuses" not in found
 
 
+def test_rejected_by_an_agent_that_ran_before() -> None:
+    first = pod_status(situation(pod(), sandboxes=(), ended=End("NodePorts", "taken")), HOST)
+    found = report(situation(with_status(pod(), first), sandboxes=()))
+    assert (found["phase"], found["reason"]) == ("Failed", "NodePorts")
+    assert "containerStatuses" not in found
+
+
+def test_who_ended_in_time_did_not_exceed_the_deadline() -> None:
+    it = pod(policy="Never", activeDeadlineSeconds=60)
+    done = pod_status(situation(with_status(it, core_v1.PodStatus(startTime=MOMENT)), exited(code=0)), HOST)
+    found = report(situation(with_status(it, done), exited(code=0), now=NOW + 3600))
+    assert found["phase"] == "Succeeded"
+    assert "reason" not in found
+
+
+def test_out_of_memory_is_remembered_where_the_engine_forgets() -> None:
+    killed = pod_status(situation(pod(policy="Never"), exited(code=137, reason="OOMKilled")), HOST)
+    found = report(situation(with_status(pod(policy="Never"), killed), exited(code=137)))
+    assert state(found)["terminated"]["reason"] == "OOMKilled"
+    other = report(situation(with_status(pod(policy="Never"), killed), exited(attempt=1, code=137)))
+    assert state(other)["terminated"]["reason"] == "Error"
+
+
+def test_a_clock_that_was_set_back_ends_the_back_off() -> None:
+    found = report(situation(pod(), exited(back_off=10), now=NOW - 3600))
+    assert "terminated" in state(found)
+
+
 def test_host_network() -> None:
     found = report(situation(pod(hostNetwork=True), running()))
     assert found["podIP"] == "192.0.2.10"
