@@ -62,7 +62,7 @@ def decode(body: bytes) -> dict[str, Any]:
         raise DecodeError("not a protobuf object", found=f"{body[:4]!r}", wanted=f"{MAGIC!r} and an envelope")
     try:
         envelope = {number: value for number, _, value in _fields(memoryview(body)[4:])}
-        meta = {number: bytes(value).decode() for number, _, value in _fields(envelope.get(1, memoryview(b"")))}
+        meta = {number: _text(value) for number, _, value in _fields(envelope.get(1, memoryview(b"")))}
         api_version, kind = meta.get(1, ""), meta.get(2, "")
         group, _, version = api_version.rpartition("/")
         name = schema.load().definition_name(group, version, kind) or _shared_definition(kind)
@@ -71,7 +71,7 @@ def decode(body: bytes) -> dict[str, Any]:
                 f"the kind {kind!r} of {api_version!r} is not known in protobuf", wanted="a kind of the stable API"
             )
         obj = _message(envelope.get(2, memoryview(b"")), schema.load().definition(name))
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
+    except (IndexError, ValueError, OverflowError, RecursionError, struct.error) as error:
         raise DecodeError("malformed protobuf", found=str(error), wanted="a whole message") from error
     return {"apiVersion": api_version, "kind": kind, **obj}
 
@@ -106,7 +106,7 @@ def _read_message(data: memoryview, message: str, type_: TypeNode, out: dict[str
             out.setdefault(name, []).append(_value(wire, value, node.items))
         elif node.values is not None:
             entry = {n: (w, v) for n, w, v in _fields(value)}
-            key = bytes(entry[1][1]).decode() if 1 in entry else ""
+            key = _text(entry[1][1]) if 1 in entry else ""
             empty = (BYTES, memoryview(b""))
             out.setdefault(name, {})[key] = _value(*entry.get(2, empty), node.values)
         else:
@@ -123,23 +123,23 @@ def _value(wire: int, value: Any, node: TypeNode) -> Any:
                 return [_value(w, v, node.items) for _, w, v in _fields(value)]
             return _message(value, node)
         case "string":
-            return bytes(value).decode()
+            return _text(value)
         case "bytes":
-            return base64.b64encode(value).decode()
+            return base64.b64encode(_bytes(value)).decode()
         case "boolean":
-            return bool(value)
+            return bool(_signed(value))
         case "int32" | "int64":
             return _signed(value)
         case "number":
-            return struct.unpack("<d" if wire == FIXED64 else "<f", value)[0]
+            return struct.unpack("<d" if wire == FIXED64 else "<f", _bytes(value))[0]
         case "quantity":
-            return next((bytes(v).decode() for n, _, v in _fields(value) if n == 1), "0")
+            return next((_text(v) for n, _, v in _fields(value) if n == 1), "0")
         case "time" | "microTime":
             return _time(value, micro=node.scalar == "microTime")
         case "intOrString":
             parts = {n: v for n, _, v in _fields(value)}
-            return bytes(parts.get(3, b"")).decode() if parts.get(1) else _signed(parts.get(2, 0))
-    raw = next((bytes(v) for n, _, v in _fields(value) if n == 1), b"")
+            return _text(parts.get(3, b"")) if parts.get(1) else _signed(parts.get(2, 0))
+    raw = next((_bytes(v) for n, _, v in _fields(value) if n == 1), b"")
     return orjson.loads(raw) if raw else None
 
 
@@ -154,12 +154,27 @@ def _time(value: memoryview, *, micro: bool) -> str | None:
     return times.micro(moment) if micro else times.rfc3339(moment)
 
 
-def _signed(value: int) -> int:
+def _bytes(value: Any) -> bytes:
+    """The bytes of a field; a number there would be taken for how many zeros are wanted."""
+    if isinstance(value, int):
+        raise DecodeError("malformed protobuf", found="a number", wanted="bytes")
+    return bytes(value)
+
+
+def _text(value: Any) -> str:
+    return _bytes(value).decode()
+
+
+def _signed(value: Any) -> int:
+    if not isinstance(value, int):
+        raise DecodeError("malformed protobuf", found="bytes", wanted="a number")
     return value - (1 << 64) if value & INT64_SIGN else value
 
 
-def _fields(data: memoryview) -> Iterator[Wire]:
+def _fields(data: memoryview | int) -> Iterator[Wire]:
     """(number, wire type, value) of each field: a number, or the bytes of a string, message or fixed number."""
+    if isinstance(data, int):
+        raise DecodeError("malformed protobuf", found="a number", wanted="a message")
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from importlib import resources
 from typing import Any
@@ -123,11 +124,31 @@ def test_delete_options_are_of_every_group() -> None:
         (envelope("v1", "ConfigMap", field(1, b"xx")[:-1]), "malformed"),
         (envelope("v1", "ConfigMap", b"\xff" * 12), "malformed"),
         (protobuf.MAGIC + b"\x0a", "malformed"),
+        # taken for text, this number would be as many zeros: the server's memory
+        (envelope("v1", "Pod", field(1, field(1, 1 << 50))), "found: a number"),
+        (envelope("v1", "Pod", field(1, 7)), "found: a number; wanted: a message"),
+        (envelope("v1", "Pod", field(2, field(4, b"x"))), "found: bytes; wanted: a number"),
     ],
 )
 def test_what_is_malformed_is_said(body: bytes, words: str) -> None:
     with pytest.raises(DecodeError, match=words):
         protobuf.decode(body)
+
+
+# Fields of any number and wire type, inside each other: a number where text or a message belongs, and the other way.
+fields = st.recursive(
+    st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=12)),
+    lambda inner: st.lists(st.tuples(st.integers(1, 40), inner), max_size=4).map(
+        lambda parts: b"".join(field(n, value) for n, value in parts)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), fields), max_size=5), st.sampled_from(["Pod", "Secret", "Event"]))
+def test_fields_of_the_wrong_sort_are_malformed(parts: list[tuple[int, bytes | int]], kind: str) -> None:
+    with contextlib.suppress(DecodeError):
+        protobuf.decode(envelope("v1", kind, b"".join(field(n, value) for n, value in parts)))
 
 
 @given(st.binary(max_size=200))
