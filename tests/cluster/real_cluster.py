@@ -201,6 +201,7 @@ class Cluster:
                 return stream.read_all()
             finally:
                 stream.close()
+                stream.sock.shutdown()  # after the server has closed, the client's close() leaves its socket open
 
     # ---- the machine below
 

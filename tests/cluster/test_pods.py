@@ -93,7 +93,10 @@ def test_empty_dir_and_network_are_shared_by_a_pods_containers(cluster: Cluster,
     )
     eventually(
         lambda: cluster.core.read_namespaced_pod("pair", namespace).status.container_statuses or (),
-        lambda statuses: any(s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses),
+        lambda statuses: (
+            any(s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses)
+            and any(s.state.running for s in statuses)
+        ),
         timeout=30,
     )
     assert cluster.sh(namespace, "pair", "cat /both/*", container="reader") == "one\nfrom-init\n"

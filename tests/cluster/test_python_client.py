@@ -98,6 +98,7 @@ def test_exec_streams_both_ways(cluster: Cluster, namespace: str) -> None:
             assert stream.returncode == 3
         finally:
             stream.close()
+            stream.sock.shutdown()  # after the server has closed, the client's close() leaves its socket open
 
 
 def test_dry_run_changes_nothing(cluster: Cluster, namespace: str) -> None:
