@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +106,7 @@ class Master:
         self._state: dict[str, str | None] = {}
         self.server: Server | None = None
         self._tls: ssl.SSLContext | None = None
+        self._kubelet_tls: ssl.SSLContext | None = None
         self._lost: BaseException | None = None
 
     def stop(self) -> None:
@@ -178,7 +178,7 @@ class Master:
             authorizer=authorizer,
             admission=plugins(reader, authorizer, service_cidr=self.config.service_cidr, clock=self._clock),
             assets=ServerAssets(
-                kubelet_ssl=cached(self._kubelet_ssl),
+                kubelet_ssl=self._kubelet_ssl,
                 service_account_key=self._certificates.service_account_key,
                 service_account_issuer=SERVICE_ACCOUNT_ISSUER,
                 ca_certificate=self._certificates.ca_cert.read_bytes(),
@@ -187,9 +187,12 @@ class Master:
         )
 
     def _kubelet_ssl(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self._certificates.ca_cert))
-        context.load_cert_chain(self._certificates.kubelet_client_cert, self._certificates.kubelet_client_key)
-        return context
+        """TLS towards kubelets; made on first use, and again after the certificate was renewed."""
+        if self._kubelet_tls is None:
+            context = ssl.create_default_context(cafile=str(self._certificates.ca_cert))
+            context.load_cert_chain(self._certificates.kubelet_client_cert, self._certificates.kubelet_client_key)
+            self._kubelet_tls = context
+        return self._kubelet_tls
 
     def _add_checks(self, api: Api) -> None:
         server = self.server
@@ -305,6 +308,7 @@ class Master:
             try:
                 if self._certificates.ensure() and self._tls is not None:
                     self._tls.load_cert_chain(self._certificates.server_cert, self._certificates.server_key)
+                    self._kubelet_tls = None
             except (pki.PKIError, OSError) as error:
                 log.error("certificates cannot be renewed: %s", error)
 
