@@ -7,6 +7,7 @@ that last are in it; counters, handles, pids and times are not, for they differ 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -175,10 +176,19 @@ _READERS = {"links": _links, "addresses": _addresses, "routes": _routes, "rules"
 
 
 def _processes() -> Iterable[str]:
+    """Command lines of the processes in this network namespace: another machine's (a container, a test's) don't count."""
+    ours = _network_namespace("self")
     for pid in processes.all_pids():
         line = processes.command_line(pid).replace("\0", " ").strip()
-        if line and processes.is_alive(pid):
+        if line and processes.is_alive(pid) and _network_namespace(str(pid)) == ours:
             yield line
+
+
+def _network_namespace(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:  # it has just ended
+        return ""
 
 
 def _sysctls() -> Iterable[str]:
