@@ -176,7 +176,7 @@ _READERS = {"links": _links, "addresses": _addresses, "routes": _routes, "rules"
 
 
 def _processes() -> Iterable[str]:
-    """Command lines of the processes in this network namespace: another machine's (a container, a test's) don't count."""
+    """Command lines of the processes in this network namespace: a container's or another test's do not count."""
     ours = _network_namespace("self")
     for pid in processes.all_pids():
         line = processes.command_line(pid).replace("\0", " ").strip()
