@@ -21,13 +21,14 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kube import kinds, objects
 from kube.client import Client
-from kube.status import ApiError
+from kube.status import ApiError, is_resource_version_too_large
 
 T = TypeVar("T")
 Indexer = Callable[[T], Iterable[str]]
@@ -39,6 +40,7 @@ DELETED = "DELETED"
 BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 10.0
 WATCH_SECONDS = (300, 600)
+SHORT_WATCH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -177,11 +179,11 @@ class Informer(Generic[T]):
             try:
                 if not self.resource_version:
                     await self._relist()
-                await self._watch()
-                failures = 0
+                # a server that ends each watch at once (it is being stopped, or a proxy gives up) is not to be hurried
+                failures = 0 if await self._watch() else failures + 1
             except ApiError as error:
-                if error.code == 410:
-                    log.info("%s: revision %s is gone, listing again", self._name, self.resource_version)
+                if error.code == 410 or is_resource_version_too_large(error):
+                    log.info("%s: revision %s is not known, listing again", self._name, self.resource_version)
                     self.resource_version = ""
                     # at once for the first time: a 410 is no sign of an overloaded server
                     failures, previous = failures + 1, failures
@@ -193,6 +195,11 @@ class Informer(Generic[T]):
             except (ConnectionError, TimeoutError) as error:
                 failures += 1
                 log.info("%s: connection lost: %s", self._name, error)
+            except Exception:
+                # an answer that makes no sense: everybody else who shares this process must go on, and so must we,
+                # as soon as the server answers properly
+                failures += 1
+                log.exception("%s: cannot be followed", self._name)
             if failures:
                 await asyncio.sleep(_backoff(failures))
 
@@ -207,7 +214,9 @@ class Informer(Generic[T]):
         self.resource_version = found.resource_version
         self._synced.set()
 
-    async def _watch(self) -> None:
+    async def _watch(self) -> bool:
+        """Follow one watch to its end. Whether it was of any use: it lasted, or it told something."""
+        begun, told = time.monotonic(), False
         events = self._client.watch(
             self.kind,
             namespace=self._namespace,
@@ -218,11 +227,13 @@ class Informer(Generic[T]):
         )
         async with contextlib.aclosing(events):
             async for event in events:
+                told = True
                 if event.type in (ADDED, MODIFIED):
                     self._store(objects.key(event.object), event.object)
                 elif event.type == DELETED:
                     self._drop(objects.key(event.object), event.object)
                 self.resource_version = objects.resource_version(event.object) or self.resource_version
+        return told or time.monotonic() - begun >= SHORT_WATCH_SECONDS
 
     def _store(self, key: str, obj: T) -> None:
         old = self.cache.get(key)
@@ -241,8 +252,12 @@ class Informer(Generic[T]):
             self._tell(Delta(DELETED, last if last is not None else old, old))
 
     def _tell(self, delta: Delta[T]) -> None:
-        for handler in self._handlers:
-            handler(delta)
+        for handler in [*self._handlers]:
+            try:
+                handler(delta)
+            except Exception:
+                # its owner's fault: the cache is right, and the other handlers must not miss the change
+                log.exception("%s: a handler failed on %s of %s", self._name, delta.type, objects.key(delta.object))
 
     def list(self) -> list[T]:
         """All objects in the cache. (Last in the class: below it, `list` means this method to a type checker.)"""

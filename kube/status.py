@@ -289,6 +289,13 @@ def is_expired(error: BaseException) -> bool:
     return _has(error, Reason.EXPIRED, Reason.GONE)
 
 
+def is_resource_version_too_large(error: BaseException) -> bool:
+    """Whether the resource version is newer than all that the server has (it has lost its state, or another's is
+    asked for): the caller must list again."""
+    causes = error.details.get("causes") if isinstance(error, ApiError) else None
+    return any(cause.get("reason") == "ResourceVersionTooLarge" for cause in causes or ())
+
+
 def is_too_many_requests(error: BaseException) -> bool:
     return _has(error, Reason.TOO_MANY_REQUESTS)
 
