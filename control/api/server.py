@@ -33,6 +33,7 @@ MAX_READS = 400
 MAX_WRITES = 200
 KEEPALIVE_SECONDS = 120.0
 SHUTDOWN_SECONDS = 5.0
+BODY_SECONDS = 60.0
 WEBSOCKET_HEARTBEAT_SECONDS = 30.0
 WEBSOCKET_MESSAGE_BYTES = 32 << 20
 
@@ -122,7 +123,13 @@ class Server:
         try:
             if length is not None and length > MAX_BODY_BYTES:
                 raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length)
-            body = await request.read() if request.can_read_body else b""
+            # who sends nothing more must not keep one of the places for requests under way
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read() if request.can_read_body else b""
+        except TimeoutError:
+            late = _plain(output.respond_error(status.timeout(f"the request's body did not come in {BODY_SECONDS} s")))
+            late.force_close()
+            return late
         except web.HTTPRequestEntityTooLarge:
             error = status.too_large(f"Request entity too large: limit is {MAX_BODY_BYTES} bytes")
             refused = _plain(output.respond_error(error))

@@ -273,8 +273,16 @@ class WatchCache:
             return
         future = asyncio.get_running_loop().create_future()
         self._waiter_count += 1
-        heapq.heappush(self._waiters, (revision, self._waiter_count, future))
-        await future
+        waiter = (revision, self._waiter_count, future)
+        heapq.heappush(self._waiters, waiter)
+        try:
+            await future
+        except asyncio.CancelledError:
+            # clients may name revisions that never come: who has given up must not wait here for ever
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                heapq.heapify(self._waiters)
+            raise
 
     async def fresh(self) -> None:
         """Wait until the cache holds everything that was acknowledged before now (a consistent read)."""
@@ -311,7 +319,7 @@ class WatchCache:
         while True:
             await self._clock.sleep(BOOKMARK_SECONDS)
             for cache in self._caches.values():
-                for watcher in cache.watchers():
+                for watcher in [*cache.watchers()]:  # one that is too far behind is closed, and so leaves the cache
                     if watcher.bookmarks and watcher.sent_revision < self.revision:
                         watcher.bookmark(self.revision)
 

@@ -81,3 +81,18 @@ async def test_an_address_of_another_machine_is_refused(server: Server) -> None:
     with pytest.raises(KtoolError, match=r"192\.0\.2\.1 is no address of this machine"):
         await http.start()
     await http.close()
+
+
+async def test_who_sends_half_a_body_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "BODY_SECONDS", 0.1)
+    async with served(server) as (http, _, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+        try:
+            writer.write(f"POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            async with asyncio.timeout(5):
+                answer = await reader.readline()
+            assert answer.startswith(b"HTTP/1.1 504 ")
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    assert server.api.counters.inflight == {"readOnly": 0, "mutating": 0}

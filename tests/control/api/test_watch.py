@@ -9,10 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
+from control.api import watcher
 from control.api.watch_cache import WatchCache
+from kube.client import Client
+from kube.clock import VirtualClock
 from kube.informer import Delta, Informer
 from kube.models import core_v1
-from kube.transport import Query
+from kube.transport import Query, Request, Response
 from tests.control.api.server_under_test import CONFIG_MAPS, PODS, Server, config_map, pod, running
 
 MERGE = "application/merge-patch+json"
@@ -314,3 +317,117 @@ async def test_a_watch_of_one_object_by_its_path_shows_no_other(server: Server) 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await events.next()
+
+
+async def test_who_gave_up_waiting_for_a_revision_waits_no_more(server: Server) -> None:
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await server.cache.wait_for(10**9)
+    waiting = [asyncio.create_task(server.cache.wait_for(server.cache.revision + 1))]
+    await asyncio.sleep(0)
+    assert len(server.cache._waiters) == 1
+    await server.call("POST", CONFIG_MAPS, config_map("a"))
+    await asyncio.wait_for(asyncio.gather(*waiting), STEP_SECONDS)
+    assert not server.cache._waiters
+
+
+async def test_a_bookmark_may_close_a_watch_that_is_too_far_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+    async with running(tmp_path / "store.db", clock=clock) as server:
+        for number in range(3):
+            await server.call("POST", CONFIG_MAPS, config_map(f"m{number}"))
+        monkeypatch.setattr(watcher, "MAX_PENDING_EVENTS", 2)
+        query = [("allowWatchBookmarks", "true")]
+        async with (
+            watching(server, CONFIG_MAPS, query) as slow,
+            watching(server, CONFIG_MAPS, [*query, ("resourceVersion", await revision(server))]) as other,
+        ):
+            await server.call("POST", "/api/v1/namespaces/default/secrets", {"metadata": {"name": "s"}})
+            await clock.advance(60)
+            assert (await other.next())["type"] == "BOOKMARK"
+            assert await slow.names(3) == [("ADDED", f"m{number}") for number in range(3)]
+            await server.call("POST", CONFIG_MAPS, config_map("later"))
+            assert await other.names(1) == [("ADDED", "later")]
+
+
+class Odd:
+    """A transport whose answers to watches are as odd as told, one after another; the rest is the server's."""
+
+    def __init__(self, server: Server, *answers: str) -> None:
+        self._server = server
+        self.answers = [*answers]
+        self.watches = 0
+
+    async def send(self, request: Request, *, stream: bool = False, timeout: float | None = None) -> Response:
+        if ("watch", "true") in request.query:
+            self.watches += 1
+            answer = self.answers.pop(0) if self.answers else ""
+            if answer == "nonsense":
+                return Response(200, {}, stream=_stream(b'{"type": "ADDED", "object": {"metadata": 5}}\n'))
+            if answer == "end":
+                return Response(200, {}, stream=_stream())
+            if answer == "future":
+                query = [(k, "999999999" if k == "resourceVersion" else v) for k, v in request.query]
+                request = Request(request.method, request.path, query, request.headers)
+        return await self._server.local.send(request, stream=stream, timeout=timeout)
+
+    async def close(self) -> None:
+        return None
+
+
+async def _stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.mark.parametrize("answer", ["nonsense", "end", "future"])
+async def test_an_informer_bears_odd_answers(server: Server, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr("control.api.watch_cache.FUTURE_SECONDS", 0.05)
+    transport = Odd(server, answer)
+    informer = Informer(Client(transport), core_v1.ConfigMap)
+    seen: asyncio.Queue[str] = asyncio.Queue()
+
+    def faulty(delta: Delta[core_v1.ConfigMap]) -> None:
+        raise ValueError("a handler's own fault")
+
+    informer.add_handler(faulty)
+    informer.add_handler(lambda delta: seen.put_nowait(f"{delta.type} {delta.object.metadata.name}"))
+    running_ = asyncio.create_task(informer.run())
+    try:
+        await informer.wait_synced(STEP_SECONDS)
+        await server.call("POST", CONFIG_MAPS, config_map("a"))
+        assert await asyncio.wait_for(seen.get(), STEP_SECONDS) == "ADDED a"
+        assert seen.empty()
+        assert transport.watches <= 3
+    finally:
+        running_.cancel()
+        await asyncio.wait([running_])
+
+
+async def test_watches_that_end_at_once_are_not_asked_for_in_a_loop(server: Server) -> None:
+    transport = Odd(server, *["end"] * 1000)
+    running_ = asyncio.create_task(Informer(Client(transport), core_v1.ConfigMap).run())
+    await asyncio.sleep(0.5)
+    running_.cancel()
+    await asyncio.wait([running_])
+    assert transport.watches < 5
+
+
+async def test_history_at_the_edge_of_what_is_forgotten_is_refused(tmp_path: Path) -> None:
+    """The end of an object whose last state is compacted could not be told: then the watch must list again."""
+    async with running(tmp_path / "store.db") as server:
+        await server.call("POST", CONFIG_MAPS, config_map("a"))
+        before = int(await revision(server))
+        await server.call("DELETE", f"{CONFIG_MAPS}/a")
+        await server.call("POST", CONFIG_MAPS, config_map("b"))
+        await server.store.compact(before + 1)
+    # what this one remembers is in the store only
+    async with (
+        running(tmp_path / "store.db", namespace="") as server,
+        watching(server, CONFIG_MAPS, [("resourceVersion", str(before))]) as events,
+    ):
+        found = await events.next()
+        assert (found["type"], found["object"]["code"]) == ("ERROR", 410)
