@@ -12,15 +12,17 @@ import orjson
 
 from control.api.resource import Object, Resource
 
+_NOT_STORED = frozenset({"resourceVersion", "managedFields", "selfLink"})
 _METADATA = b'"metadata":{'
 
 
 def encode_for_storage(obj: Object) -> bytes:
     """The bytes that the store keeps: apiVersion, kind and metadata first, without what the server adds by itself.
 
-    managedFields are dropped as well: field ownership is not recorded.
+    managedFields are dropped as well: field ownership is not recorded. So are maps and lists of metadata that have
+    become empty (the last label was taken off).
     """
-    metadata = {k: v for k, v in obj["metadata"].items() if k not in ("resourceVersion", "managedFields", "selfLink")}
+    metadata = {k: v for k, v in obj["metadata"].items() if k not in _NOT_STORED and v not in ({}, [])}
     stored = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "metadata": metadata}
     stored.update((k, v) for k, v in obj.items() if k not in stored)
     return orjson.dumps(stored)

@@ -85,6 +85,7 @@ class Resource:
     prepare_delete(obj)      in place, when deletion is asked for and has to wait (a Namespace's phase)
     from_storage(obj), to_storage(obj)
                              between this version and the stored one, for kinds that share a `storage_prefix`
+    status_at_creation       whoever creates an object brings its status along
     handler                  serves the resource instead of the store, for kinds that are never stored (reviews):
                              `control/api/subresources/<handler>.py`, verb create only
     """
@@ -96,6 +97,7 @@ class Resource:
     subresources: tuple[Subresource, ...] = ()
     columns: tuple[Column, ...] = ()
     has_status: bool = False
+    status_at_creation: bool = False
     has_generation: bool = False
     default: Callable[[Object], None] = _nothing
     prepare_create: Callable[[Object], None] = _nothing

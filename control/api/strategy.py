@@ -63,7 +63,7 @@ def begin(obj: Object, resource: Resource, now: float) -> None:
     metadata["creationTimestamp"] = times.rfc3339(now)
     if resource.has_generation:
         metadata["generation"] = 1
-    if resource.has_status:
+    if resource.has_status and not (resource.status_at_creation and obj.get("status")):
         obj["status"] = {}  # always there, as clients with typed objects expect
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import orjson
+
 from control.api import body, strategy
 from control.api.attributes import Attributes, Operation
 from control.api.call import Call
@@ -83,10 +85,9 @@ def dry_entry(resource: Resource, obj: Object, revision: int = 0) -> Entry:
     data = encode_for_storage(obj)
     if len(data) > MAX_OBJECT_BYTES:
         raise too_large(resource, obj["metadata"]["name"], len(data))
-    stored = codec.copy(obj)
-    if revision:
-        stored["metadata"]["resourceVersion"] = str(revision)
-    stored["metadata"].pop("managedFields", None)
+    stored = orjson.loads(data)
     metadata = stored["metadata"]
+    if revision:
+        metadata["resourceVersion"] = str(revision)
     key = f"{metadata['namespace']}/{metadata['name']}" if resource.kind.namespaced else metadata["name"]
     return Entry(key, revision, codec.encode(resource.to_storage(stored) if resource.to_storage else stored))

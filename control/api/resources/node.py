@@ -82,8 +82,9 @@ RESOURCES = (
             Column("Kernel-Version", lambda o, _: _info(o, "kernelVersion"), priority=1),
             Column("Container-Runtime", lambda o, _: _info(o, "containerRuntimeVersion"), priority=1),
         ),
-        # a node that registers brings its status along
         has_status=True,
+        # a node that registers tells at once what it is and has
+        status_at_creation=True,
         validate=validate,
         validate_update=validate_update,
         validate_status=lambda new, _: validate(new),

@@ -192,3 +192,19 @@ async def test_both_kinds_of_events_are_the_same_objects(server: Server) -> None
         "GET", "/api/v1/namespaces/default/events", query=[("fieldSelector", "involvedObject.name=a")]
     )
     assert [e["message"] for e in listed["items"]] == ["hello"]
+
+
+async def test_a_node_brings_its_status_along(server: Server) -> None:
+    node = {"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "4"}}}
+    assert (await server.call("POST", "/api/v1/nodes", node))["status"]["capacity"] == {"cpu": "4"}
+    changed = await server.call("PUT", "/api/v1/nodes/n", {"metadata": {"name": "n", "labels": {"a": "b"}}})
+    assert (changed["metadata"]["labels"], changed["status"]["capacity"]) == ({"a": "b"}, {"cpu": "4"})
+
+
+async def test_metadata_that_has_become_empty_is_gone(server: Server) -> None:
+    await server.call("POST", CONFIG_MAPS, {"metadata": {"name": "a", "labels": {"x": "y"}, "finalizers": []}})
+    merge = {"content_type": "application/merge-patch+json"}
+    for query in ([("dryRun", "All")], []):
+        off = {"metadata": {"labels": {"x": None}}}
+        found = await server.call("PATCH", f"{CONFIG_MAPS}/a", off, query=query, **merge)
+        assert {"labels", "finalizers"}.isdisjoint(found["metadata"])
