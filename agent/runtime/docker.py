@@ -35,7 +35,7 @@ from agent.runtime import (
     docker_sandbox,
     oom_score,
 )
-from agent.runtime.docker_engine import DEFAULT_SOCKET, DockerEngine
+from agent.runtime.docker_engine import DEFAULT_SOCKET, HEAVY_WORKERS, DockerEngine
 from agent.runtime.docker_network import BridgeNetwork
 from agent.runtime.docker_sandbox import NodeLimits
 from agent.runtime.docker_stats import DockerStats
@@ -76,6 +76,9 @@ T = TypeVar("T")
 STATUS_SECONDS = 10.0
 # What the engine itself may need on top of a container's grace period.
 STOP_MARGIN_SECONDS = 30.0
+# Sandboxes that start at the same time: fewer than the engine's heavy workers. Of many pods that come together the
+# first ones then run while the last ones still wait, instead of all sandboxes coming before all containers.
+_SANDBOX_STARTS = HEAVY_WORKERS - 1
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +119,7 @@ class DockerRuntime(Runtime):
         self._out_of_memory: set[str] = set()
         self._prepared = False
         self._preparing = asyncio.Lock()
+        self._sandbox_starts = asyncio.Semaphore(_SANDBOX_STARTS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,14 +179,15 @@ class DockerRuntime(Runtime):
                 f"cannot run pod {config.namespace}/{config.name}: the node has no pod CIDR yet",
                 mend="Wait for the node's spec.podCIDR.",
             )
-        await self._prepare()
-        try:
+        async with self._sandbox_starts:
+            await self._prepare()
+            try:
+                return await self._run_sandbox(config)
+            except (ImageNotFound, NotFound) as error:
+                _log.warning("the pause image or the pod network has been removed, making it again: %s", error.found)
+            self._prepared = False
+            await self._prepare()
             return await self._run_sandbox(config)
-        except (ImageNotFound, NotFound) as error:
-            _log.warning("the pause image or the pod network has been removed, making it again: %s", error.found)
-        self._prepared = False
-        await self._prepare()
-        return await self._run_sandbox(config)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         running = [
@@ -228,7 +233,7 @@ class DockerRuntime(Runtime):
             api.start(container_id)
             _link_log(api.inspect_container(container_id))
 
-        await self._engine.call(f"start container {container_id}", start)
+        await self._engine.call(f"start container {container_id}", start, heavy=True)
 
     async def stop_container(self, container_id: str, timeout: float) -> None:
         what, grace = f"stop container {container_id}", math.ceil(max(0.0, timeout))
@@ -248,7 +253,7 @@ class DockerRuntime(Runtime):
         self._stats.forget(container_id)
         what = f"remove container {container_id}"
         try:
-            await self._engine.call(what, remove)
+            await self._engine.call(what, remove, heavy=True)
         except NotFound:
             _log.debug("container %s is gone already", container_id)
         except ContainerError as error:
@@ -363,7 +368,7 @@ class DockerRuntime(Runtime):
                 raise ContainerError(f"cannot {what}: its resolv.conf cannot be written", found=str(error)) from error
 
         try:
-            await self._engine.call(what, start)
+            await self._engine.call(what, start, heavy=True)
         except ContainerRuntimeError:
             await self.remove_container(sandbox_id)
             raise

@@ -2,8 +2,10 @@
 
 Two ways lead to the engine, because its calls are of two kinds:
 
-- *short ones* (create, start, inspect, list, remove) go through the Docker SDK. It blocks, so they run in a small
-  thread pool of their own; each is over in milliseconds, at worst after `timeout` seconds;
+- *short ones* (create, start, inspect, list, remove) go through the Docker SDK. It blocks, so they run in small
+  thread pools of their own; each is over in milliseconds, at worst after `timeout` seconds. Those that change what
+  runs (start, remove) take half a second each, and the engine does them nearly one by one: they have a pool to
+  themselves, or else sixty pods that start together let every probe of the others wait for them and fail;
 - *long ones* (events, logs, exec, attach, waiting for a container to stop, pulling, loading) last as long as a
   container or a registry likes. One thread for each would empty the pool: a node with a dozen `kubectl logs -f`
   could start no pod any more. They go through aiohttp over the same socket, and a waiting one costs a file
@@ -38,6 +40,7 @@ T = TypeVar("T")
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 WORKERS = 8
+HEAVY_WORKERS = 4
 TIMEOUT = 60
 
 _log = logging.getLogger(__name__)
@@ -52,17 +55,19 @@ class DockerEngine:
         self._timeout = timeout
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="docker")
+        self._heavy = ThreadPoolExecutor(HEAVY_WORKERS, thread_name_prefix="docker-heavy")
         self._client: docker.APIClient | None = None
         self._client_lock = threading.Lock()
         self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, what: str, function: Callable[[docker.APIClient], T]) -> T:
-        """Run a short call of the SDK in the pool; `what` names the deed for error messages ("start container X").
+    async def call(self, what: str, function: Callable[[docker.APIClient], T], *, heavy: bool = False) -> T:
+        """Run a short call of the SDK in a pool; `what` names the deed for error messages ("start container X").
 
+        `heavy` for those that start or remove something and must not keep the others waiting.
         A cancelled caller leaves at once, the call itself goes on to its end. Raises ContainerRuntimeError.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._call, what, function)
+        return await loop.run_in_executor(self._heavy if heavy else self._pool, self._call, what, function)
 
     @asynccontextmanager
     async def request(
@@ -129,6 +134,7 @@ class DockerEngine:
             await self._session.close()
             self._session = None
         await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._heavy.shutdown)
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -167,7 +173,7 @@ class DockerEngine:
         with self._client_lock:
             if self._client is None:
                 self._client = docker.APIClient(
-                    base_url=f"unix://{self.socket}", timeout=self._timeout, max_pool_size=self._workers
+                    base_url=f"unix://{self.socket}", timeout=self._timeout, max_pool_size=self._workers + HEAVY_WORKERS
                 )
                 _log.debug("connected to Docker Engine at %s, API %s", self.socket, self._client.api_version)
             return self._client
