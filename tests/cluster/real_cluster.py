@@ -200,7 +200,7 @@ class Cluster:
                 stream.run_forever(timeout=30)
                 return stream.read_all()
             finally:
-                stream.close()
+                stream.sock.shutdown()  # the client's own `close` leaves a socket open that the server has ended
                 stream.sock.shutdown()  # after the server has closed, the client's close() leaves its socket open
 
     # ---- the machine below

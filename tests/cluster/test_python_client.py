@@ -97,7 +97,7 @@ def test_exec_streams_both_ways(cluster: Cluster, namespace: str) -> None:
             stream.run_forever(timeout=10)
             assert stream.returncode == 3
         finally:
-            stream.close()
+            stream.sock.shutdown()
             stream.sock.shutdown()  # after the server has closed, the client's close() leaves its socket open
 
 
