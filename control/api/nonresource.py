@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import orjson
 
-from control.api import discovery, metrics, openapi, output
+from control.api import discovery, metrics, openapi, openapi_v2, output
 from control.api.call import Call
 from control.api.environment import Environment
 from control.api.metrics import RequestCounters
@@ -59,6 +59,8 @@ class NonResource:
             case ["metrics"]:
                 text = metrics.text(self._counters, self._environment.cache)
                 return Response(200, {"content-type": metrics.CONTENT_TYPE}, text.encode())
+            case ["openapi", "v2"]:
+                return self._openapi_v2(call)
             case ["openapi", "v3", *rest]:
                 return self._openapi(rest, call)
             case ["api" | "apis", *_]:
@@ -85,6 +87,12 @@ class NonResource:
         if found is None:
             raise status.no_such_path()
         return output.respond(found, output=call.output)
+
+    def _openapi_v2(self, call: Call) -> Response:
+        if openapi_v2.is_protobuf_wanted(call.request.headers.get("accept", "")):
+            body = openapi_v2.protobuf(title="Kubernetes", number=VERSION)
+            return Response(200, {"content-type": openapi_v2.PROTOBUF}, body)
+        return output.respond(openapi_v2.document(title="Kubernetes", number=VERSION), output=call.output)
 
     def _openapi(self, rest: list[str], call: Call) -> Response:
         registry = self._environment.registry
@@ -127,7 +135,7 @@ class NonResource:
 
     def _paths(self) -> list[str]:
         registry = self._environment.registry
-        found = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]
+        found = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
         found += [f"/livez/{name}" for name in self.live]
         found += [f"/readyz/{name}" for name in {**self.live, **self.ready}]
         for group in registry.groups():

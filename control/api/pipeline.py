@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from control.api import body, impersonation, nonresource, output, request_info
+from control.api import body, impersonation, nonresource, openapi_v2, output, request_info
 from control.api.attributes import (
     ANONYMOUS_USER,
     AUTHENTICATED_GROUP,
@@ -55,6 +55,11 @@ HANDLERS: dict[str, Handler] = {
     "watch": watch.handle,
 }
 
+# Letters of all warnings together, and of one where they are more (as in Kubernetes).
+WARNINGS_LENGTH = 4096
+WARNING_LENGTH = 256
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 log = logging.getLogger(__name__)
@@ -247,7 +252,10 @@ def read(request: Request, client_cert: ClientCertificate | None, upgrade: Upgra
     for name, value in request.query:
         query.setdefault(name, value)
     info = request_info.parse(request.method, request.path, query)
-    form = output.negotiate(request.headers.get("accept", ""), query.get("includeObject", ""))
+    accept = request.headers.get("accept", "")
+    # this one document has a form that nothing else has
+    own_form = not info.is_resource_request and openapi_v2.is_protobuf_wanted(accept)
+    form = output.PLAIN if own_form else output.negotiate(accept, query.get("includeObject", ""))
     return Call(request, info, Options(query), form, client_cert, upgrade)
 
 
@@ -301,7 +309,10 @@ def time_limit(call: Call) -> float | None:
 
 def warning_header(warnings: list[str]) -> str:
     """Warnings for people, as one header (RFC 7234; kubectl prints them)."""
-    texts = dict.fromkeys(w.replace("\n", " ") for w in warnings)
+    texts = [*dict.fromkeys(_CONTROL.sub(" ", w) for w in warnings)]
+    if sum(map(len, texts)) > WARNINGS_LENGTH:
+        # clients refuse answers whose headers are too long, although what they asked for has been done
+        texts = [t[:WARNING_LENGTH] for t in texts][: WARNINGS_LENGTH // WARNING_LENGTH]
     quoted = (t.replace("\\", "\\\\").replace('"', '\\"') for t in texts)
     return ", ".join(f'299 - "{text}"' for text in quoted)
 

@@ -186,10 +186,9 @@ def _is_long_running(request: web.BaseRequest) -> bool:
     path, _, query = request.raw_path.partition("?")
     if "watch=" in query and "watch=false" not in query.lower():
         return True
-    return any(part in LONG_RUNNING for part in path.split("/")[5:]) or path.startswith(_WATCH_PATHS)
-
-
-_WATCH_PATHS = ("/api/v1/watch/",)
+    parts = path.split("/")
+    # the older form of a watch: /api/v1/watch/..., /apis/<group>/<version>/watch/...
+    return any(part in LONG_RUNNING for part in parts[5:]) or "watch" in parts[3:5]
 
 
 def _plain(response: Response) -> web.Response:

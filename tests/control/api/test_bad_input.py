@@ -288,3 +288,12 @@ async def test_a_handler_that_breaks_is_an_internal_error(server: Server, monkey
     error = await server.error("GET", f"{CONFIG_MAPS}/a")
     assert (error["code"], error["reason"]) == (500, "InternalError")
     assert "RuntimeError: a bug" in error["message"]
+
+
+async def test_warnings_fit_into_a_header(server: Server) -> None:
+    odd = {"metadata": {"name": "odd"}, "a\r\nx-evil: yes": 1}
+    assert "\r" not in (await server.send("POST", CONFIG_MAPS, odd)).headers["warning"]
+    many = {"metadata": {"name": "many"}, **{f"field-{n:0500}": n for n in range(100)}}
+    found = (await server.send("POST", CONFIG_MAPS, many)).headers["warning"]
+    assert 1000 < len(found) < 5000
+    assert found.count('299 - "unknown field') == 16

@@ -155,3 +155,13 @@ async def test_metadata_only(server: Server) -> None:
     found = await server.call("GET", PODS, accept=METADATA.format(list="List"))
     assert found["kind"] == "PartialObjectMetadataList"
     assert [item["metadata"]["name"] for item in found["items"]] == ["a"]
+
+
+async def test_openapi_v2_lets_everything_pass(server: Server) -> None:
+    found = await server.call("GET", "/openapi/v2")
+    assert (found["swagger"], found["definitions"]) == ("2.0", {})
+    media = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    answer = await server.send("GET", "/openapi/v2", accept=media)
+    assert (answer.status, answer.headers["content-type"]) == (200, media.replace("@", "."))
+    assert answer.body == b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.32.0"
+    assert (await server.send("GET", "/api/v1/pods", accept=media)).status == 406
