@@ -61,9 +61,11 @@ def apply(document: Any, patch: Any) -> Any:
             raise
         except jsonpatch.JsonPatchTestFailed as error:
             raise _failed(index, operation, "the test does not hold") from error
+        except (jsonpatch.JsonPatchConflict, jsonpointer.JsonPointerException) as error:
+            # their texts repeat the object, which may be a Secret
+            raise _failed(index, operation, "there is no such place in the object") from error
         except (
             jsonpatch.JsonPatchException,
-            jsonpointer.JsonPointerException,
             # How the library meets a path that leads through a string, a number or null.
             TypeError,
             AttributeError,

@@ -103,3 +103,22 @@ def test_copying_is_bounded() -> None:
     doubling = [op("copy", f"/a/{n}", from_="/a") for n in range(60)]
     with pytest.raises(PatchFailedError, match="copies too much"):
         json_patch.apply({"a": {"x": "y" * 1000}}, doubling)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "add", "path": "/nope/x", "value": 1},
+        {"op": "remove", "path": "/nope"},
+        {"op": "replace", "path": "/nope/x", "value": 1},
+        {"op": "move", "from": "/nope", "path": "/x"},
+        {"op": "copy", "from": "/data/nope/x", "path": "/x"},
+        {"op": "test", "path": "/data/password", "value": "guess"},
+        {"op": "add", "path": "/data/password/x", "value": 1},
+    ],
+    ids=lambda operation: f"{operation['op']} {operation['path']}",
+)
+def test_what_cannot_be_done_does_not_tell_what_is_there(operation: dict[str, Any]) -> None:
+    with pytest.raises(PatchFailedError) as failed:
+        json_patch.apply({"data": {"password": "secret"}}, [operation])
+    assert "secret" not in str(failed.value)
