@@ -3,7 +3,7 @@
 Three origins, and `down` treats them differently:
 
 - *existing*: it answered before we came. It is never stopped; the agent takes away its own containers and networks.
-- *systemd*: Debian's unit was enabled and started by us; `down` disables and stops it again.
+- *systemd*: Debian's units were enabled and started by us; `down` puts them back (provision.docker_units).
 - *supervised*: no systemd here, so dockerd runs as a service of ktool's supervisor.
 
 What the machine looked like before the engine's first start is kept in the journal (`EngineBefore`), and `down` goes
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kube.errors import KtoolError
-from provision import docker_leftovers, mounts, processes
+from provision import docker_leftovers, docker_units, mounts, processes
 from provision.command import Runner, attempt, run
 from provision.journal import Change, ChangeKind, Journal
 from provision.services import systemd
@@ -86,7 +86,7 @@ class Engine:
 
 class EngineBefore(msgspec.Struct, frozen=True):
     """The machine before we started the engine: its `origin`, which `paths` were absent, links, firewall, tables and
-    cgroups (paths) that were there; `enabled` is the systemd unit's former state. `absent_directories` were absent too,
+    cgroups (paths) that were there; `units` is their former state under systemd. `absent_directories` were absent too,
     but may hold things of others by now."""
 
     origin: EngineOrigin
@@ -96,7 +96,7 @@ class EngineBefore(msgspec.Struct, frozen=True):
     firewall: dict[str, str] = {}
     tables: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
-    enabled: bool = False
+    units: docker_units.UnitStates = docker_units.UnitStates()
 
 
 class NotReachable(KtoolError):
@@ -146,11 +146,11 @@ def ensure(
         return Engine(paths.socket, version(paths.socket), origin)
     except NotReachable as error:
         report(f"{error.found}: starting it")
-    if paths.is_default and systemd.is_running() and _unit_exists(runner):
+    if paths.is_default and systemd.is_running() and docker_units.exist(runner):
         origin = EngineOrigin.SYSTEMD
-        enabled = _unit_enabled(runner)
-        journal.record(ChangeKind.DOCKER, str(paths.socket), before=_look(paths, origin, runner, enabled=enabled))
-        runner(["systemctl", "enable", "--now", "docker.service"], timeout=START_SECONDS)
+        units = docker_units.look(runner)
+        journal.record(ChangeKind.DOCKER, str(paths.socket), before=_look(paths, origin, runner, units=units))
+        docker_units.start(runner, timeout=START_SECONDS)
         return Engine(paths.socket, _wait(paths.socket, supervisor=None, log_path=None), origin)
     if not dockerd:
         raise KtoolError(
@@ -185,6 +185,7 @@ def service(paths: EnginePaths, *, dockerd: str, log_path: Path, configured: fro
         argv=(dockerd, *arguments),
         log_path=log_path,
         stop_timeout=STOP_SECONDS,
+        pid_files=(paths.containerd_pid_file,),
     )
 
 
@@ -240,10 +241,7 @@ def release(
         )
     done = []
     if before.origin is EngineOrigin.SYSTEMD:
-        runner(["systemctl", "stop", "docker.service", "docker.socket"], timeout=STOP_SECONDS + 30)
-        if not before.enabled:
-            runner(["systemctl", "disable", "--quiet", "docker.service"])
-        done.append("Docker Engine stopped (systemd)")
+        done += docker_units.restore(before.units, runner, timeout=STOP_SECONDS + 30)
     else:
         supervisor.remove(SERVICE)
         if _answers(paths.socket):
@@ -289,7 +287,9 @@ def _wait(socket: Path, *, supervisor: ServiceSupervisor | None, log_path: Path 
         pause = min(0.2, pause * 2)
 
 
-def _look(paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, enabled: bool = False) -> Any:
+def _look(
+    paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, units: docker_units.UnitStates | None = None
+) -> Any:
     ours = (paths.data_root, paths.exec_root, paths.socket, paths.pid_file, Path("/etc/docker/key.json"))
     directories = (*_SHARED, *(() if paths.is_default else (paths.data_root.parent,)))
     return msgspec.to_builtins(
@@ -301,7 +301,7 @@ def _look(paths: EnginePaths, origin: EngineOrigin, runner: Runner, *, enabled: 
             firewall={command: saved for command in _SAVES if (saved := attempt(runner, [command])) is not None},
             tables=tuple(_tables(runner)),
             cgroups=tuple(str(path) for path in _cgroups()),
-            enabled=enabled,
+            units=units or docker_units.UnitStates(),
         )
     )
 
@@ -364,14 +364,6 @@ def _remove_cgroup(path: Path) -> None:
         path.rmdir()
     except OSError as error:  # busy: another engine runs containers in it
         logger.info("cgroup %s stays: %s", path, error)
-
-
-def _unit_exists(runner: Runner) -> bool:
-    return bool(attempt(runner, ["systemctl", "cat", "docker.service"]))
-
-
-def _unit_enabled(runner: Runner) -> bool:
-    return (attempt(runner, ["systemctl", "is-enabled", "docker.service"]) or "").strip() == "enabled"
 
 
 def _remove_stale_pid_files(paths: EnginePaths) -> None:

@@ -21,10 +21,10 @@ def detect(data_dir: Path, *, wanted: str = "auto") -> ServiceSupervisor:
         case "supervisord":
             return SupervisordServices(data_dir)
         case "systemd" if is_running():
-            return SystemdServices()
+            return SystemdServices(data_dir)
         case "auto":
             supervised = SupervisordServices(data_dir)
-            return supervised if supervised.names() or not is_running() else SystemdServices()
+            return supervised if supervised.names() or not is_running() else SystemdServices(data_dir)
     raise KtoolError(
         "no such supervisor on this machine",
         found=wanted,

@@ -1,12 +1,14 @@
 """Services as systemd units, for machines where systemd is pid 1.
 
-A service `master` is the unit `ktool-master.service`. Units are enabled, so the cluster returns after a reboot.
+A service `master` is the unit `ktool-master.service`. Units are enabled, so the cluster returns after a reboot. A unit
+carries the mark of its data directory: another cluster's units are never changed, stopped or removed.
 `KillMode=process` because a stop concerns the service's own process: containers that the agent or dockerd started
 belong to it by control group, and must live on.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from pathlib import Path
 from kube.errors import KtoolError
 from kube.files import write_atomic
 from provision.command import CommandFailed, Runner, run
-from provision.services.service import RestartPolicy, ServiceSpec, ServiceStatus
+from provision.services.service import LOG_ROTATION_BYTES, RestartPolicy, ServiceSpec, ServiceStatus
 
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
@@ -29,22 +31,32 @@ def is_running() -> bool:
 
 
 class SystemdServices:
-    """A ServiceSupervisor over systemctl; units are called `<prefix><name>.service`."""
+    """A ServiceSupervisor over systemctl; units are called `<prefix><name>.service` and belong to one `data_dir`."""
 
     name = "systemd"
 
-    def __init__(self, *, prefix: str = "ktool-", unit_directory: Path = UNIT_DIRECTORY, runner: Runner = run) -> None:
+    def __init__(
+        self, data_dir: Path, *, prefix: str = "ktool-", unit_directory: Path = UNIT_DIRECTORY, runner: Runner = run
+    ) -> None:
+        self._data_dir = data_dir
         self._prefix = prefix
         self._units = unit_directory
         self._run = runner
 
     def install(self, spec: ServiceSpec) -> bool:
-        """See ServiceSupervisor."""
-        spec.log_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        """See ServiceSupervisor. KtoolError if a unit of this name is there that is not ours."""
         path = self._path(spec.name)
-        text = unit_text(spec, prefix=self._prefix)
+        text = unit_text(spec, prefix=self._prefix, data_dir=self._data_dir)
         if path.exists() and path.read_text() == text:
             return False
+        if path.exists() and not self._is_ours(spec.name):
+            raise KtoolError(
+                f"the unit {path.name} belongs to somebody else",
+                found=f"{path} without {_mark(self._data_dir, spec.name)}",
+                wanted="no such unit, or one that ktool made for this data directory",
+                mend=f"ktool down with the --data-dir that it was made for; or remove {path}",
+            )
+        spec.log_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomic(path, text.encode())
         self._systemctl("daemon-reload")
         self._systemctl("enable", "--quiet", path.name)
@@ -72,7 +84,7 @@ class SystemdServices:
     def stop(self, name: str, *, timeout: float | None = None) -> None:
         """See ServiceSupervisor."""
         unit = self._path(name)
-        if not unit.exists():
+        if not self._is_ours(name):
             return
         if timeout is None:
             self._systemctl("stop", unit.name, timeout=120)
@@ -91,24 +103,25 @@ class SystemdServices:
 
     def status(self, name: str) -> ServiceStatus:
         """See ServiceSupervisor."""
-        if not self._path(name).exists():
+        if not self._is_ours(name):
             return ServiceStatus(name, running=False, state="unknown")
         text = self._systemctl("show", self._path(name).name, f"--property={','.join(_PROPERTIES)}")
         return parse_show(name, text, now=time.clock_gettime(time.CLOCK_MONOTONIC))
 
     def log_path(self, name: str) -> Path | None:
         """See ServiceSupervisor."""
-        try:
-            lines = self._path(name).read_text().splitlines()
-        except FileNotFoundError:
+        if not self._is_ours(name):
             return None
+        lines = self._path(name).read_text().splitlines()
         found = (line.removeprefix(_LOG_LINE) for line in lines if line.startswith(_LOG_LINE))
         return next((Path(path.replace("%%", "%")) for path in found), None)
 
     def names(self) -> list[str]:
         """See ServiceSupervisor."""
         found = self._units.glob(f"{self._prefix}*.service")
-        after = {path.name: _after(path.read_text()) for path in found}
+        known = (path.name.removeprefix(self._prefix).removesuffix(".service") for path in found)
+        ours = [self._path(name) for name in known if self._is_ours(name)]
+        after = {path.name: _after(path.read_text()) for path in ours}
         ordered: list[str] = []
         while len(ordered) < len(after):
             ready = sorted(
@@ -120,7 +133,7 @@ class SystemdServices:
     def remove(self, name: str) -> None:
         """See ServiceSupervisor."""
         unit = self._path(name)
-        if not unit.exists():
+        if not self._is_ours(name):
             return
         self.stop(name)
         self._systemctl("disable", "--quiet", unit.name)
@@ -135,12 +148,18 @@ class SystemdServices:
     def _path(self, name: str) -> Path:
         return self._units / f"{self._prefix}{name}.service"
 
+    def _is_ours(self, name: str) -> bool:
+        try:
+            return _mark_line(self._data_dir, name) in self._path(name).read_text().splitlines()
+        except FileNotFoundError:
+            return False
+
     def _systemctl(self, *arguments: str, timeout: float = 60) -> str:
         return self._run(["systemctl", *arguments], timeout=timeout)
 
 
-def unit_text(spec: ServiceSpec, *, prefix: str) -> str:
-    """The unit file of a service (systemd.service(5))."""
+def unit_text(spec: ServiceSpec, *, prefix: str, data_dir: Path) -> str:
+    """The unit file of a service of `data_dir` (systemd.service(5))."""
     after = " ".join(f"{prefix}{name}.service" for name in spec.after)
     order = f"network-online.target docker.service {after}".strip()
     limits = [f"LimitNOFILE={spec.limits.open_files}"] if spec.limits.open_files is not None else []
@@ -155,8 +174,10 @@ def unit_text(spec: ServiceSpec, *, prefix: str) -> str:
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
+        f"ExecStartPre=/bin/sh -c {quote(rotation(spec.log_path))}",
         f"ExecStart={' '.join(quote(argument) for argument in spec.argv)}",
         *(f"Environment={quote(f'{name}={value}', expand=False)}" for name, value in sorted(spec.env.items())),
+        _mark_line(data_dir, spec.name),
         f"{_LOG_LINE}{log}",
         f"StandardError=append:{log}",
         f"Restart={_RESTART[spec.restart]}",
@@ -171,6 +192,12 @@ def unit_text(spec: ServiceSpec, *, prefix: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def rotation(log: Path) -> str:
+    """Shell commands that put a log aside that has grown too long, before the service's process opens it anew."""
+    path = shlex.quote(str(log))
+    return f"if [ $(stat -c %s {path}) -gt {LOG_ROTATION_BYTES} ]; then mv -f {path} {path}.1; fi"
 
 
 def quote(text: str, *, expand: bool = True) -> str:
@@ -195,6 +222,15 @@ def parse_show(name: str, text: str, *, now: float) -> ServiceStatus:
         uptime=max(0.0, now - since) if running and since else 0.0,
         state=f"{found.get('ActiveState', 'unknown')} ({found.get('SubState', '')})",
     )
+
+
+def _mark(data_dir: Path, name: str) -> str:
+    """The variable by which the processes of a data directory's services are told (supervisord's have it too)."""
+    return f"KTOOL_SERVICE={data_dir}:{name}"
+
+
+def _mark_line(data_dir: Path, name: str) -> str:
+    return f"Environment={quote(_mark(data_dir, name), expand=False)}"
 
 
 def _after(unit: str) -> set[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kube.errors import KtoolError
 from provision.command import CommandFailed
-from provision.services.service import Limits, RestartPolicy, ServiceSpec
-from provision.services.systemd import SystemdServices, parse_show, quote, unit_text
+from provision.services.service import LOG_ROTATION_BYTES, Limits, RestartPolicy, ServiceSpec
+from provision.services.systemd import SystemdServices, parse_show, quote, rotation, unit_text
 
 SPEC = ServiceSpec(
     name="agent",
@@ -33,8 +34,11 @@ Wants=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
+ExecStartPre=/bin/sh -c "if [ $$(stat -c %%s /var/lib/ktool/log/agent.log) -gt 33554432 ]; then mv -f \
+/var/lib/ktool/log/agent.log /var/lib/ktool/log/agent.log.1; fi"
 ExecStart=/opt/ktool/bin/python -m agent --label "a b=$$c"
 Environment="COLOUR=light blue"
+Environment=KTOOL_SERVICE=/var/lib/ktool:agent
 StandardOutput=append:/var/lib/ktool/log/agent.log
 StandardError=append:/var/lib/ktool/log/agent.log
 Restart=always
@@ -72,7 +76,7 @@ def systemctl() -> Systemctl:
 
 @pytest.fixture
 def services(tmp_path: Path, systemctl: Systemctl) -> SystemdServices:
-    return SystemdServices(unit_directory=tmp_path, runner=systemctl)
+    return SystemdServices(tmp_path / "data", unit_directory=tmp_path, runner=systemctl)
 
 
 def local(tmp_path: Path, name: str, *after: str) -> ServiceSpec:
@@ -81,7 +85,7 @@ def local(tmp_path: Path, name: str, *after: str) -> ServiceSpec:
 
 
 def test_unit() -> None:
-    assert unit_text(SPEC, prefix="ktool-") == UNIT
+    assert unit_text(SPEC, prefix="ktool-", data_dir=Path("/var/lib/ktool")) == UNIT
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -93,7 +97,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
         log_path=tmp_path / "l",
     )
     unit = tmp_path / "ktool-probe.service"
-    unit.write_text(unit_text(spec, prefix="ktool-"))
+    unit.write_text(unit_text(spec, prefix="ktool-", data_dir=tmp_path))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=30, check=False
     )
@@ -167,3 +171,32 @@ def test_unknown_service(services: SystemdServices) -> None:
 
 def test_restart_policies() -> None:
     assert [policy.value for policy in RestartPolicy] == ["always", "on-failure", "no"]
+
+
+def test_units_of_another_data_directory_are_left_alone(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    services.install(local(tmp_path, "master"))
+    unit = (tmp_path / "ktool-master.service").read_text()
+    systemctl.calls.clear()
+    other = SystemdServices(tmp_path / "other", unit_directory=tmp_path, runner=systemctl)
+    assert other.names() == []
+    assert not other.status("master").running
+    assert other.log_path("master") is None
+    other.stop("master")
+    other.remove("master")
+    other.shutdown()
+    with pytest.raises(KtoolError) as raised:
+        other.install(local(tmp_path, "master"))
+    assert "ktool-master.service" in raised.value.what
+    assert systemctl.calls == []
+    assert (tmp_path / "ktool-master.service").read_text() == unit
+
+
+def test_a_long_log_is_put_aside_before_a_start(tmp_path: Path) -> None:
+    log = tmp_path / "a log"
+    for size, left in ((LOG_ROTATION_BYTES, ["a log"]), (LOG_ROTATION_BYTES + 1, ["a log.1"])):
+        with log.open("wb") as file:
+            file.truncate(size)
+        subprocess.run(["/bin/sh", "-c", rotation(log)], check=True, timeout=10)
+        assert [path.name for path in tmp_path.iterdir()] == left
