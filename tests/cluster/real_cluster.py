@@ -47,7 +47,7 @@ OURS = {
     "cgroups": r"docker|ktool|kube",
     "mounts": r"docker|ktool|kube",
 }
-OTHERS = (r"^/tmp/(ktool|pytest)-", r"ktool-test-|ktool-engine-", r"^/(var/)?run/(lock|netns)", r"pytest|in-netns")
+OTHERS = (r"^/tmp/", r"ktool-test-|ktool-engine-", r"^/(var/)?run/(lock|netns)")
 
 
 def missing() -> str:
