@@ -37,7 +37,9 @@ class ServiceSpec:
 
     `name` is a DNS label; `argv[0]` an absolute path; `env` is added to a minimal environment (secrets belong neither
     here nor in `argv`, but in files); `after` names services that start earlier and stop later; output goes to
-    `log_path`; `stop_timeout` is how many seconds the process gets between SIGTERM and SIGKILL.
+    `log_path`; `stop_timeout` is how many seconds the process gets between SIGTERM and SIGKILL. `pid_files` are where
+    it notes processes of its own that end with it; it may wait in vain for one that has ended and that nobody has
+    reaped, so a supervisor on a machine whose pid 1 is slow at that removes such notes before a start.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ServiceSpec:
     after: tuple[str, ...] = ()
     restart: RestartPolicy = RestartPolicy.ALWAYS
     stop_timeout: float = 15.0
+    pid_files: tuple[Path, ...] = ()
     limits: Limits = Limits()
 
 

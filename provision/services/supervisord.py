@@ -349,6 +349,11 @@ def run_script(spec: ServiceSpec, *, run_dir: Path, mark: str) -> str:
     log = shlex.quote(str(spec.log_path))
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(spec.env.items())]
     limits = [f"ulimit -n {spec.limits.open_files}"] if spec.limits.open_files is not None else []
+    stale = [
+        f"case $(sed -n 's/^State:[[:space:]]*//p' \"/proc/$(cat {file} 2>/dev/null)/status\" 2>/dev/null) in "
+        f"Z*|X*|'') rm -f {file};; esac"
+        for file in (shlex.quote(str(path)) for path in spec.pid_files)
+    ]
     mark_name, _, mark_value = mark.partition("=")
     return "\n".join(
         [
@@ -357,6 +362,7 @@ def run_script(spec: ServiceSpec, *, run_dir: Path, mark: str) -> str:
             f"echo $$ >> {shlex.quote(str(run_dir / f'{spec.name}.starts'))}",
             f"size=$(stat -c %s {log} 2>/dev/null || echo 0)",
             f'if [ "$size" -gt {LOG_ROTATION_BYTES} ]; then mv -f {log} {log}.1; fi',
+            *stale,
             *limits,
             f"export {mark_name}={shlex.quote(mark_value)}",
             *exports,

@@ -215,6 +215,23 @@ def test_run_script_is_the_whole_truth_of_a_start(tmp_path: Path) -> None:
     assert text.endswith("exec '/bin/a b' --flag '$HOME' >> /d/log/sleeper.log 2>&1\n")
 
 
+def test_notes_of_dead_processes_are_removed_before_a_start(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    zombie = subprocess.Popen(["true"])  # not waited for until the end
+    pids = {"zombie": zombie.pid, "gone": 1 << 22, "alive": os.getpid()}
+    for name, pid in pids.items():
+        (tmp_path / name).write_text(str(pid))
+    files = tuple(tmp_path / name for name in (*pids, "absent"))
+    one = spec(tmp_path, argv=("/bin/true",), pid_files=files)
+    try:
+        eventually(lambda: Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        text = run_script(one, run_dir=tmp_path, mark="KTOOL_SERVICE=x:y")
+        subprocess.run(["sh", "-c", text], check=True, timeout=10)
+    finally:
+        zombie.wait()
+    assert [file.name for file in files if file.exists()] == ["alive"]
+
+
 def test_priority_follows_after(tmp_path: Path) -> None:
     specs = {
         "docker": spec(tmp_path, "docker"),
