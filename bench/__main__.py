@@ -110,7 +110,8 @@ def main() -> int:
         errors.print(f"{time.monotonic() - begun:.0f} s")
     _print(figures)
     for name, error in failed.items():
-        errors.print(f"{name} could not be measured: {type(error).__name__}: {error}", style="red", markup=False)
+        told = str(error)[-2000:]
+        errors.print(f"{name} could not be measured: {type(error).__name__}: {told}", style="red", markup=False)
     if options.markdown:
         options.markdown.write_text(_machine() + "\n\n" + markdown(figures))
     return 1 if failed else 0

@@ -51,11 +51,13 @@ async def _run(master: RunningMaster, directory: Path, rounds: int) -> list[Figu
                 raise RuntimeError(f"hollow nodes did not become ready:\n{told[-3000:]}") from None
             bound, running, cpu = [], [], []
             for number in range(rounds):
+                name = f"bench-{number}"
                 before = process.cpu_seconds(master.pid)
-                one = await _deploy(client, f"bench-{number}")
-                bound.append(one[0])
-                running.append(one[1])
+                all_bound, all_running = await _deploy(client, name)
                 cpu.append((process.cpu_seconds(master.pid) - before) * 1e3 / REPLICAS)
+                bound.append(all_bound)
+                running.append(all_running)
+                await _remove(client, name)
             memory = process.pss_mib(agent.pid)
     finally:
         await client.close()
@@ -127,7 +129,6 @@ async def _deploy(client: Client, name: str) -> tuple[float, float]:
             if len(running) == REPLICAS:
                 break
         await creating
-    await _remove(client, name)
     return max(bound.values()), max(running.values())
 
 
