@@ -24,7 +24,6 @@ BOUND_KINDS = {"Pod": "pods", "Secret": "secrets"}
 
 async def handle(context: SubresourceContext, request: Request) -> Response:
     """POST: a new token; bound to a Pod or Secret it dies with that object."""
-    assert context.assets is not None
     attributes, body = context.attributes, context.body or {}
     spec = body.setdefault("spec", {})
     seconds = spec.setdefault("expirationSeconds", DEFAULT_SECONDS)
@@ -34,12 +33,7 @@ async def handle(context: SubresourceContext, request: Request) -> Response:
         ]
         raise status.invalid("authentication.k8s.io", "TokenRequest", attributes.name, errors)
     seconds = min(seconds, MAXIMUM_SECONDS)
-    tokens = ServiceAccountTokens(
-        signing_key(context.assets.service_account_key),
-        context.assets.service_account_issuer,
-        context.reader,
-        SystemClock(),
-    )
+    tokens = tokens_of(context)
     text, expires = tokens.issue(
         attributes.namespace,
         attributes.name,
@@ -83,6 +77,14 @@ def _bound(context: SubresourceContext, reference: Object | None) -> dict[str, d
         host = context.reader.get(kinds.known("", "v1", "nodes"), "", node)
         bound["node"] = {"name": node, **({"uid": host["metadata"]["uid"]} if host else {})}
     return bound
+
+
+def tokens_of(context: SubresourceContext) -> ServiceAccountTokens:
+    """The cluster's service-account tokens."""
+    assets = context.assets
+    assert assets is not None
+    key = signing_key(assets.service_account_key)
+    return ServiceAccountTokens(key, assets.service_account_issuer, context.reader, SystemClock())
 
 
 @lru_cache(maxsize=4)
