@@ -18,6 +18,9 @@ from kube.status import ApiError
 _SERVERS = ("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid")
 _DROPPED = ("managedFields", "selfLink")
 
+# What a time can say at most (the end of the year 9999): a grace period of ages must not make an object undeletable.
+LAST_MOMENT = 253_402_300_799.0
+
 FINALIZER_ORPHAN = "orphan"
 FINALIZER_FOREGROUND = "foregroundDeletion"
 
@@ -209,11 +212,12 @@ def mark_deleted(obj: Object, resource: Resource, grace: int, now: float) -> Non
     """
     metadata = obj["metadata"]
     if metadata.get("deletionTimestamp"):
-        asked = times.parse(metadata["deletionTimestamp"]) - (metadata.get("deletionGracePeriodSeconds") or 0)
+        before = times.parse(metadata["deletionTimestamp"]) - (metadata.get("deletionGracePeriodSeconds") or 0)
+        asked = before if 0 < before <= now else now
     else:
         asked = now
         if resource.has_generation:
             metadata["generation"] = metadata.get("generation", 1) + 1
-    metadata["deletionTimestamp"] = times.rfc3339(asked + grace)
+    metadata["deletionTimestamp"] = times.rfc3339(min(asked + grace, LAST_MOMENT))
     metadata["deletionGracePeriodSeconds"] = grace
     resource.prepare_delete(obj)

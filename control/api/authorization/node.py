@@ -156,4 +156,9 @@ def _named(asked: Attributes) -> str:
 
 def _selected(field_selector: str, field: str) -> str:
     """Value that a field selector demands of a field, or an empty string."""
-    return selector.parse_fields(field_selector).exact(field) or "" if field_selector else ""
+    if not field_selector:
+        return ""
+    try:
+        return selector.parse_fields(field_selector).exact(field) or ""
+    except selector.SelectorError:
+        return ""  # demands nothing that could be relied on

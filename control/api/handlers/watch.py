@@ -21,6 +21,7 @@ from kube.transport import Response
 # How long a watch lives when its client does not say: spread, so that they don't all come back at once.
 MIN_SECONDS = 1800
 MAX_SECONDS = 3600
+LONGEST_SECONDS = 7 * 24 * 3600
 
 
 async def handle(environment: Environment, call: Call) -> Response:
@@ -34,7 +35,7 @@ async def handle(environment: Environment, call: Call) -> Response:
     scope = scope_of(resource, call.namespace, options, call.info.name)
     revision = options.resource_version()
     initial = _initial_events(call, revision)
-    seconds = options.number("timeoutSeconds") or random.randint(MIN_SECONDS, MAX_SECONDS)  # noqa: S311
+    seconds = min(options.number("timeoutSeconds") or 0, LONGEST_SECONDS) or random.randint(MIN_SECONDS, MAX_SECONDS)  # noqa: S311
     if revision is None:
         await cache.fresh()
     elif revision:

@@ -159,6 +159,12 @@ async def test_a_node_may_use_what_its_pods_need(
     assert bool(decision.reason) is not allowed
 
 
+async def test_a_field_selector_that_makes_no_sense_is_no_fault_of_the_servers(
+    node_authorizer: NodeAuthorizer,
+) -> None:
+    assert not (await node_authorizer.authorize(asks(NODE, "list", "pods", field_selector="spec.nodeName"))).allowed
+
+
 async def test_the_node_authorizer_has_no_opinion_on_others(node_authorizer: NodeAuthorizer) -> None:
     pretender = UserInfo("system:node:n1", groups=("system:authenticated",))
     assert not (await node_authorizer.authorize(asks(pretender, "get", "secrets", namespace="a", name="mine"))).allowed

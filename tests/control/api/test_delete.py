@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from kube import times
 from tests.control.api.server_under_test import CONFIG_MAPS, PODS, Server, config_map, pod
 
 MERGE = "application/merge-patch+json"
@@ -107,3 +109,15 @@ async def test_wrong_options(server: Server) -> None:
 async def test_namespaces_that_a_cluster_needs_stay(server: Server) -> None:
     error = await server.error("DELETE", "/api/v1/namespaces/default")
     assert (error["code"], error["reason"]) == (403, "Forbidden")
+
+
+async def test_a_grace_period_of_ages_does_not_make_a_pod_undeletable(server: Server) -> None:
+    obj = pod("a")
+    obj["spec"] |= {"nodeName": "n", "terminationGracePeriodSeconds": 2**62}
+    await server.call("POST", PODS, obj)
+    found = await server.call("DELETE", f"{PODS}/a")
+    assert found["metadata"]["deletionTimestamp"].startswith("9999-")
+    found = await server.call("DELETE", f"{PODS}/a", {"gracePeriodSeconds": 5})
+    assert found["metadata"]["deletionGracePeriodSeconds"] == 5
+    assert abs(times.parse(found["metadata"]["deletionTimestamp"]) - time.time()) < 60
+    assert (await server.call("DELETE", f"{PODS}/a", {"gracePeriodSeconds": 0}))["status"] == "Success"

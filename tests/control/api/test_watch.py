@@ -431,3 +431,9 @@ async def test_history_at_the_edge_of_what_is_forgotten_is_refused(tmp_path: Pat
     ):
         found = await events.next()
         assert (found["type"], found["object"]["code"]) == ("ERROR", 410)
+
+
+async def test_a_watch_for_ever_is_a_long_one(server: Server) -> None:
+    async with watching(server, CONFIG_MAPS, [("timeoutSeconds", "9" * 40)]) as events:
+        await server.call("POST", CONFIG_MAPS, config_map("a"))
+        assert await events.names(1) == [("ADDED", "a")]
