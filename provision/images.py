@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from kube import image_archive
 from kube.errors import KtoolError
 from kube.image_archive import ImageSource
 from provision import docker_engine
+from provision.journal import ChangeKind, Journal
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE_REFERENCE = "ktool.local/web:1"
 LOAD_SECONDS = 600
@@ -36,13 +40,49 @@ def load_image(archive: Path, *, socket: Path) -> list[str]:
         ) from error
 
 
-def ensure_image(source: ImageSource, *, socket: Path) -> bool:
-    """Have this very image in the engine under its references; True if it had to be loaded."""
+def ensure_image(source: ImageSource, *, socket: Path, journal: Journal | None = None) -> bool:
+    """Have this very image in the engine under its references; True if it had to be loaded.
+
+    With a `journal`, `remove_loaded` takes it away again.
+    """
     wanted = image_archive.image_id(source)
-    if all(_image_id(reference, socket=socket) == wanted for reference in source.references):
+    found = {reference: _image_id(reference, socket=socket) for reference in source.references}
+    if all(one == wanted for one in found.values()):
         return False
+    for reference, one in found.items():
+        if journal is not None:
+            journal.record(ChangeKind.IMAGE, reference, before=one or None)
     _load(image_archive.archive(source), what=", ".join(source.references), socket=socket)
     return True
+
+
+def remove_loaded(journal: Journal, *, socket: Path) -> list[str]:
+    """Remove the images that were loaded with this journal; gives what was done, in words.
+
+    An image that containers use stays, and so does one whose reference had stood for another image before.
+    """
+    import docker.errors
+
+    changes = [change for change in journal.open_changes() if change.kind is ChangeKind.IMAGE]
+    done = []
+    client = docker_engine.connect(socket)
+    try:
+        api: Any = client.api  # its types are incomplete
+        for change in changes:
+            try:
+                if change.before is None:
+                    api.remove_image(change.target)
+                    done.append(f"image {change.target} removed")
+            except docker.errors.ImageNotFound:
+                logger.debug("image %s has been removed already", change.target)
+            except docker.errors.APIError as error:
+                if error.status_code != 409:
+                    raise
+                done.append(f"image {change.target} left alone: {error.explanation}")
+            journal.close(change)
+    finally:
+        client.close()
+    return done
 
 
 def example_image() -> ImageSource:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,11 +111,13 @@ async def _start_example(session: Session, config: LocalClusterConfig, progress:
     from kube.errors import KtoolError
     from kube.models import apps_v1
     from provision.images import ensure_image, example_image
+    from provision.journal import Journal
     from provision.progress import step
 
     async with step(progress, "image", "Image of the example application") as doing:
         image = example_image()
-        loaded = await asyncio.to_thread(ensure_image, image, socket=config.docker.socket)
+        journal = Journal(config.journal_file)
+        loaded = await asyncio.to_thread(ensure_image, image, socket=config.docker.socket, journal=journal)
         doing.changed, doing.result = loaded, ", ".join(image.references)
     async with step(progress, "example", f"examples/{EXAMPLE}") as doing:
         told = io.StringIO()
@@ -221,10 +225,15 @@ async def _cluster_ip(client: Client) -> str:
 
 def _next_steps(cluster: LocalCluster, *, example: bool) -> None:
     click.echo(f"kubeconfig: {cluster.kubeconfig}\n\nTry next:")
-    click.echo(f"  export KUBECONFIG={cluster.kubeconfig}; kubectl get nodes,pods,svc -A -o wide")
+    has_kubectl = shutil.which("kubectl") is not None  # a fresh Debian has neither it nor curl
+    if has_kubectl:
+        click.echo(f"  export KUBECONFIG={cluster.kubeconfig}; kubectl get nodes,pods,svc -A -o wide")
+    else:
+        click.echo(f"  export PATH={Path(sys.executable).parent}:$PATH; ktool get pods -A")
     if example:
-        click.echo(f"  curl http://{cluster.node_address}:{EXAMPLE_PORT}/")
-        click.echo("  kubectl -n web scale deployment web --replicas 5")
+        fetch = "curl" if shutil.which("curl") else "busybox wget -qO-"
+        click.echo(f"  {fetch} http://{cluster.node_address}:{EXAMPLE_PORT}/")
+        click.echo("  kubectl -n web scale deployment web --replicas 5" if has_kubectl else "  ktool status")
     else:
         click.echo("  ktool status")
         click.echo("  ktool up --example")

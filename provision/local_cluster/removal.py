@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kube.errors import KtoolError
-from provision import data_dir, docker_engine, lock, mounts, processes, sysctl
+from provision import data_dir, docker_engine, images, lock, mounts, processes, sysctl
 from provision.command import CommandFailed, run
 from provision.journal import Change, ChangeKind, Journal
 from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
@@ -162,9 +162,19 @@ def _remove_service(job: _Job, name: str) -> list[str]:
 def _release_docker(job: _Job) -> list[str]:
     if job.removal.remaining:
         return []  # what the agent could not remove can only be removed through the engine
-    return docker_engine.release(
+    done = [] if job.keep_data else _remove_images(job)
+    return done + docker_engine.release(
         job.config.docker, supervisor=job.supervisor, journal=job.journal, keep_data=job.keep_data
     )
+
+
+def _remove_images(job: _Job) -> list[str]:
+    try:
+        docker_engine.version(job.config.docker.socket)
+    except docker_engine.NotReachable as error:  # gone, and its images with it or out of reach
+        logger.debug("no images are removed: %s", error.found)
+        return []
+    return images.remove_loaded(job.journal, socket=job.config.docker.socket)
 
 
 def _stop_supervisor(job: _Job) -> list[str]:
