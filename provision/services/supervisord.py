@@ -348,7 +348,9 @@ def run_script(spec: ServiceSpec, *, run_dir: Path, mark: str) -> str:
     """The shell script that becomes the service: notes its pid, rotates the log, sets limits and environment."""
     log = shlex.quote(str(spec.log_path))
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(spec.env.items())]
-    limits = [f"ulimit -n {spec.limits.open_files}"] if spec.limits.open_files is not None else []
+    # as many as are wanted, or as many as this machine gives
+    wanted = spec.limits.open_files
+    limits = [f'ulimit -n {wanted} 2>/dev/null || ulimit -n "$(ulimit -Hn)"'] if wanted is not None else []
     stale = [
         f"case $(sed -n 's/^State:[[:space:]]*//p' \"/proc/$(cat {file} 2>/dev/null)/status\" 2>/dev/null) in "
         f"Z*|X*|'') rm -f {file};; esac"
