@@ -209,7 +209,7 @@ def test_run_script_is_the_whole_truth_of_a_start(tmp_path: Path) -> None:
         run_dir=Path("/d/run"),
         mark="KTOOL_SERVICE=/d:sleeper",
     )
-    assert "ulimit -n 99\n" in text
+    assert "ulimit -n 99 " in text
     assert "export KTOOL_SERVICE=/d:sleeper\n" in text
     assert "export COLOUR='it'\"'\"'s %green'\n" in text
     assert text.endswith("exec '/bin/a b' --flag '$HOME' >> /d/log/sleeper.log 2>&1\n")
