@@ -20,7 +20,7 @@ _running: list[Cluster] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = real_cluster.missing()
     # The shared cluster takes ports and bridges that other tests need: whoever uses it comes last.
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: "tests/cluster/" in str(item.path) and "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
         if "tests/cluster/" in str(item.path):
             item.add_marker(pytest.mark.cluster)

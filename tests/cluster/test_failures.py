@@ -21,11 +21,12 @@ from kube.status import ApiError
 from kube.transport import HTTPTransport
 from tests.cluster import manifests
 from tests.cluster.manifests import container, pod
-from tests.cluster.real_cluster import NODE_ADDRESS, Cluster, eventually, is_ready
+from tests.cluster.real_cluster import NODE_ADDRESS, Cluster, eventually, get, is_ready
 from tests.cluster.test_services import Asker
 
 # A minute is the promise; the shorter absence of the usual run shows the same.
-MASTER_ABSENT_SECONDS = 60 if os.environ.get("KTOOL_LONG_TESTS") else 15
+LONG = bool(os.environ.get("KTOOL_LONG_TESTS"))
+MASTER_ABSENT_SECONDS = 60 if LONG else 15
 
 
 @contextlib.asynccontextmanager
@@ -251,8 +252,6 @@ def test_a_container_that_dies_without_a_master_is_restarted_without_it(cluster:
 
 
 def _answers(url: str) -> list[str]:
-    from tests.cluster.real_cluster import get
-
     return [get(url).split()[1] for _ in range(12)]
 
 
@@ -340,6 +339,30 @@ async def test_a_dropped_watch_resumes_with_each_event_once_in_order(cluster: Cl
             group.create_task(write())
             group.create_task(watch())
     assert seen == list(range(writes))
+
+
+@pytest.mark.skipif(not LONG, reason="takes two minutes (KTOOL_LONG_TESTS=1)")
+@pytest.mark.timeout(240)
+def test_a_node_that_is_away_is_unknown_and_its_pods_run_on(cluster: Cluster, namespace: str) -> None:
+    cluster.core.create_namespaced_pod(namespace, pod("stays", manifests.server(), labels={"app": "stays"}))
+    before = cluster.running(namespace, "stays")
+    node = cluster.core.list_node().items[0].metadata.name
+    cluster.services.stop("agent")
+    try:
+        found = eventually(
+            lambda: cluster.core.read_node(node),
+            lambda n: any(c.type == "Ready" and c.status == "Unknown" for c in n.status.conditions),
+            timeout=90,
+        )
+        assert "node.kubernetes.io/unreachable" in {t.key for t in found.spec.taints or ()}
+        assert cluster.ktool("status", check=False).returncode == 1
+        assert get(f"http://{before.status.pod_ip}:8080/").startswith("hello stays")
+    finally:
+        cluster.services.start("agent")
+    eventually(lambda: cluster.core.read_node(node), is_ready, timeout=30)
+    eventually(lambda: not cluster.core.read_node(node).spec.taints, timeout=20)
+    after = cluster.running(namespace, "stays")
+    assert (after.metadata.uid, after.status.container_statuses[0].restart_count) == (before.metadata.uid, 0)
 
 
 def test_writes_during_a_restart_of_the_agent_are_not_lost(cluster: Cluster, namespace: str) -> None:
