@@ -6,7 +6,8 @@ certificate: asked for by the node itself, for names and addresses that the clus
 for `kubectl certificate approve`.
 
 What would go wrong otherwise: a stolen bootstrap token could get a certificate of system:masters, or a node one that
-lets it pose as another.
+lets it pose as another. A node reports its addresses itself, so names that are known to be another's are never given
+to it: those of the API server, of which every pod trusts the same CA, and those of other nodes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -90,13 +91,40 @@ def node_of(csr: certificates_v1.CertificateSigningRequest) -> str:
     return user.removeprefix(NODE_PREFIX) if user.startswith(NODE_PREFIX) else ""
 
 
-def decide(csr: certificates_v1.CertificateSigningRequest, node: core_v1.Node | None) -> Decision:
-    """Whether to approve; `node` is the Node of the requestor (`node_of`), if it exists. PKIError as of `read`."""
+def control_plane_names(address: str, domain: str = "cluster.local") -> frozenset[str]:
+    """Names of the API server inside the cluster; `address` is its Service's."""
+    service = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{domain}")
+    return frozenset({*service, _canonical(address)})
+
+
+def names_of_others(name: str, nodes: Iterable[core_v1.Node]) -> frozenset[str]:
+    """Names of all nodes but one, and the addresses of those that are alive (an address goes on to a new machine)."""
+    found: set[str] = set()
+    for node in nodes:
+        if objects.name(node) == name:
+            continue
+        found.add(objects.name(node))
+        ready = objects.condition(node.status.conditions, "Ready") if node.status else None
+        if node.status is not None and ready is not None and ready.status == "True":
+            found.update(_canonical(a.address) for a in node.status.addresses if a.address)
+    return frozenset(found)
+
+
+def decide(
+    csr: certificates_v1.CertificateSigningRequest,
+    node: core_v1.Node | None,
+    *,
+    reserved: Collection[str] = frozenset(),
+) -> Decision:
+    """Whether to approve; `node` is the Node of the requestor (`node_of`), if it exists. PKIError as of `read`.
+
+    `reserved` are names and addresses of others, which no serving certificate may have.
+    """
     signer = csr.spec.signerName if csr.spec else None
     if signer == KUBELET_CLIENT:
         return _decide_client(csr, read(csr))
     if signer == KUBELET_SERVING:
-        return _decide_serving(csr, read(csr), node)
+        return _decide_serving(csr, read(csr), node, reserved)
     return Decision(Verdict.LEAVE, f"the signer {signer} approves nothing by itself")
 
 
@@ -115,7 +143,10 @@ def _decide_client(csr: certificates_v1.CertificateSigningRequest, asked: Signin
 
 
 def _decide_serving(
-    csr: certificates_v1.CertificateSigningRequest, asked: SigningRequest, node: core_v1.Node | None
+    csr: certificates_v1.CertificateSigningRequest,
+    asked: SigningRequest,
+    node: core_v1.Node | None,
+    reserved: Collection[str],
 ) -> Decision:
     wrong = serving_kubelet_errors(csr, asked)
     if wrong:
@@ -123,6 +154,10 @@ def _decide_serving(
     assert csr.spec is not None
     if not node_of(csr) or csr.spec.username != asked.common_name:
         return Decision(Verdict.LEAVE, f"{csr.spec.username} asks for a certificate of {asked.common_name}")
+    taken = [name for name in asked.dns_names if name.lower() in reserved]
+    taken += [ip for ip in asked.ips if _canonical(ip) in reserved]
+    if taken:
+        return Decision(Verdict.LEAVE, f"names or addresses of others: {', '.join(taken)}")
     if node is None or node.status is None or not node.status.addresses:
         return Decision(Verdict.WAIT, f"node {node_of(csr)} has not reported its addresses yet")
     known = {objects.name(node), *(a.address for a in node.status.addresses if a.address)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Collection
 from typing import ClassVar
 
 from control.controllers import certificate_request as requests
@@ -32,9 +33,18 @@ class CertificatesController(Controller):
     name: ClassVar[str] = "certificate-controller"
     workers: ClassVar[int] = 2
 
-    def __init__(self, context: Context, *, ca: KeyPair | None, longest_seconds: float = LONGEST_SECONDS) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        ca: KeyPair | None,
+        longest_seconds: float = LONGEST_SECONDS,
+        reserved: Collection[str] = frozenset(),
+    ) -> None:
+        """`reserved` are names and addresses that no kubelet gets a certificate of: the control plane's."""
         super().__init__(context)
         self._ca = ca
+        self._reserved = frozenset(reserved)
         self._longest = longest_seconds
         self._csrs = self.watch(certificates_v1.CertificateSigningRequest, self._on_csr)
         self._nodes = self.watch(core_v1.Node, self._on_node)
@@ -67,7 +77,9 @@ class CertificatesController(Controller):
 
     async def _approve(self, csr: certificates_v1.CertificateSigningRequest) -> None:
         try:
-            decision = requests.decide(csr, self._nodes.get(requests.node_of(csr)))
+            node = requests.node_of(csr)
+            reserved = self._reserved | requests.names_of_others(node, self._nodes.list())
+            decision = requests.decide(csr, self._nodes.get(node), reserved=reserved)
         except PKIError as error:
             await self._fail(csr, str(error))
             return

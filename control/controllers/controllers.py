@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from control.controllers.certificate_request import control_plane_names
 from control.controllers.certificates import CertificatesController
 from control.controllers.config import ControllersConfig
 from control.controllers.controller import Context, Controller, Recorder
@@ -20,7 +21,7 @@ from control.controllers.endpoint_slice import EndpointSliceController
 from control.controllers.endpoint_slice_mirroring import EndpointSliceMirroringController
 from control.controllers.endpoints import EndpointsController
 from control.controllers.garbage_collector import GarbageCollector
-from control.controllers.kubernetes_service import NAMESPACES, Address, KubernetesServiceController
+from control.controllers.kubernetes_service import NAMESPACES, Address, KubernetesServiceController, cluster_ip
 from control.controllers.namespace import NamespaceController
 from control.controllers.node_ipam import NodeIPAMController, parse_ranges
 from control.controllers.node_lifecycle import NodeLifecycleController
@@ -158,7 +159,12 @@ class Controllers:
             lambda c: KubernetesServiceController(c, where=where),
             ServiceAccountController,
             lambda c: RootCAPublisher(c, ca=text),
-            lambda c: CertificatesController(c, ca=pair, longest_seconds=config.cluster_signing_duration),
+            lambda c: CertificatesController(
+                c,
+                ca=pair,
+                longest_seconds=config.cluster_signing_duration,
+                reserved=control_plane_names(cluster_ip(config.service_cidr)),
+            ),
             lambda c: NodeIPAMController(c, ranges=ranges),
             lambda c: NodeLifecycleController(
                 c, grace_seconds=config.node_monitor_grace, startup_grace_seconds=config.node_startup_grace

@@ -98,6 +98,36 @@ def test_decisions(
     assert decision.message
 
 
+def other(name: str, address: str, ready: str) -> core_v1.Node:
+    return core_v1.Node(
+        metadata=meta_v1.ObjectMeta(name=name),
+        status=core_v1.NodeStatus(
+            addresses=[core_v1.NodeAddress(type="InternalIP", address=address)],
+            conditions=[core_v1.NodeCondition(type="Ready", status=ready)],
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("dns", "ips", "verdict"),
+    [
+        ("n1", "10.0.0.1", Verdict.APPROVE),
+        ("kubernetes.default.svc", "10.0.0.1", Verdict.LEAVE),
+        ("Kubernetes", "10.0.0.1", Verdict.LEAVE),
+        ("n1", "10.96.0.1", Verdict.LEAVE),
+        ("n2", "10.0.0.1", Verdict.LEAVE),
+        ("n1", "10.0.0.2", Verdict.LEAVE),
+        ("n1", "10.0.0.3", Verdict.APPROVE),  # its machine is gone
+    ],
+)
+def test_a_node_gets_no_certificate_of_others_whatever_it_reports(dns: str, ips: str, verdict: Verdict) -> None:
+    liar = node(dns, ips)
+    nodes = [liar, other("n2", "10.0.0.2", "True"), other("n3", "10.0.0.3", "Unknown")]
+    reserved = requests.control_plane_names("10.96.0.1") | requests.names_of_others("n1", nodes)
+    decision = requests.decide(serving(dns=(dns,), ips=(ips,)), liar, reserved=reserved)
+    assert decision.verdict is verdict, decision.message
+
+
 @pytest.mark.parametrize(
     ("request_", "word"),
     [
