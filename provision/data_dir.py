@@ -25,6 +25,9 @@ VERSION_FILE = "version.json"
 # What --keep-data keeps: enough to bring the same cluster up again.
 KEPT = ("version.json", "pki", "store", "admin.kubeconfig")
 
+# What a file system has of its own: a data directory may be one.
+NOBODYS = frozenset({"lost+found"})
+
 
 class Version(msgspec.Struct, frozen=True):
     """Content of version.json: the layout's number and the ktool that wrote it."""
@@ -47,7 +50,7 @@ def read_state(data_dir: Path) -> StateFacts:
     """Look at a data directory that may be missing, empty, ours or somebody else's."""
     if not data_dir.exists():
         return StateFacts(str(data_dir))
-    empty = data_dir.is_dir() and next(data_dir.iterdir(), None) is None
+    empty = data_dir.is_dir() and all(path.name in NOBODYS for path in data_dir.iterdir())
     return StateFacts(str(data_dir), exists=True, empty=empty, version=_read_version(data_dir / VERSION_FILE))
 
 

@@ -38,19 +38,24 @@ def below(path: Path, points: Iterable[str]) -> list[str]:
     return [point for _, point in order]
 
 
-def mounted_below(path: Path) -> list[str]:
-    """What is mounted at or below `path` in this mount namespace, the innermost first."""
-    return below(path.resolve(), mount_points(Path("/proc/self/mountinfo").read_text()))
+def mounted_below(path: Path, *, itself: bool = True) -> list[str]:
+    """What is mounted below `path` (and at it, unless `itself` is False) in this mount namespace, the innermost first.
+
+    `itself` False is for a directory that may be somebody's own file system, given to us to use.
+    """
+    own = path.resolve()
+    found = below(own, mount_points(Path("/proc/self/mountinfo").read_text()))
+    return found if itself else [point for point in found if point != os.fspath(own)]
 
 
-def unmount_below(path: Path, *, runner: Runner = run) -> list[str]:
-    """Unmount everything at or below `path`; gives what could not be unmounted."""
-    for point in mounted_below(path):
+def unmount_below(path: Path, *, itself: bool = True, runner: Runner = run) -> list[str]:
+    """Unmount everything that `mounted_below` finds; gives what could not be unmounted."""
+    for point in mounted_below(path, itself=itself):
         try:
             runner(["umount", point])
         except CommandFailed as failed:
             logger.warning("cannot unmount %s: %s", point, failed.found)
-    return mounted_below(path)
+    return mounted_below(path, itself=itself)
 
 
 def remove_tree(path: Path) -> None:

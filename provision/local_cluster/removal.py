@@ -209,7 +209,8 @@ def _remove_files(job: _Job) -> list[str]:
     if job.removal.remaining:
         job.removal.kept.append(f"{directory}, for the next `ktool down` to finish")
         return []
-    remaining = mounts.unmount_below(directory)
+    # The directory itself may be a file system of its own, which whoever mounted it keeps.
+    remaining = mounts.unmount_below(directory, itself=False)
     if remaining:
         raise KtoolError(
             f"{directory} cannot be removed",
@@ -220,16 +221,17 @@ def _remove_files(job: _Job) -> list[str]:
     if job.keep_data:
         kept = [directory / name for name in data_dir.KEPT if (directory / name).exists()]
         for path in sorted(set(directory.iterdir()) - set(kept)):
-            if path != job.journal.path:
+            if path != job.journal.path and path.name not in data_dir.NOBODYS:
                 mounts.remove_tree(path)
         job.removal.kept += map(str, kept)
         return [f"everything in {directory} but the cluster's state"]
     made = job.journal.find(ChangeKind.DIRECTORY, str(directory))
-    for path in sorted(directory.iterdir(), key=lambda path: path == job.journal.path):
+    content = [path for path in directory.iterdir() if path.name not in data_dir.NOBODYS]
+    for path in sorted(content, key=lambda path: path == job.journal.path):
         mounts.remove_tree(path)  # the journal last: an interrupted removal can go on
-    if made is not None:
+    if made is not None and not directory.is_mount():
         directory.rmdir()
-    return [str(directory)]
+    return [str(directory)] if content or made is not None else []
 
 
 def leftovers(config: LocalClusterConfig) -> list[KtoolError]:
@@ -249,7 +251,7 @@ def leftovers(config: LocalClusterConfig) -> list[KtoolError]:
                 mend=f"kill -9 {' '.join(map(str, running))}",
             )
         )
-    mounted = mounts.mounted_below(config.data_dir)
+    mounted = mounts.mounted_below(config.data_dir, itself=False)
     if mounted:
         found.append(
             KtoolError("mounts are left", found=", ".join(mounted), wanted="none", mend=f"umount {' '.join(mounted)}")

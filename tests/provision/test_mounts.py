@@ -57,7 +57,12 @@ except KtoolError as error:
     assert "mounted below it" in error.found, error
 else:
     raise SystemExit("removed")
-assert unmount_below(tree) == []
+assert unmount_below(tree, itself=False) == []
+run(["mount", "-t", "tmpfs", "own", str(tree)])
+(tree / "deep").mkdir()
+run(["mount", "-t", "tmpfs", "ours", str(tree / "deep")])
+assert unmount_below(tree, itself=False) == [] and tree.is_mount() and not (tree / "deep").is_mount()
+assert unmount_below(tree) == [] and not tree.is_mount()
 remove_tree(tree)
 """
     subprocess.run(
