@@ -43,8 +43,9 @@ STOP_SECONDS = 30.0
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _SAVES = ("iptables-save", "ip6tables-save")
-# Where every containerd of a machine puts its shims' sockets; another one's may be there by the time we leave.
-_SHARED = (Path("/run/containerd/s"), Path("/run/containerd"))
+# Where every containerd of a machine puts its shims' sockets and every dockerd looks for plugins, wherever its own
+# files are; another one's may be there by the time we leave.
+_SHARED = (Path("/run/containerd/s"), Path("/run/containerd"), Path("/run/docker/plugins"), Path("/run/docker"))
 
 
 @dataclass(frozen=True, slots=True)
