@@ -68,15 +68,28 @@ def pod_dns(pod: core_v1.Pod, node: DNSConfig, *, cluster_servers: tuple[str, ..
     )
 
 
-def etc_hosts(pod: core_v1.Pod, address: str) -> str:
-    """The text of /etc/hosts for a pod with hostAliases; `address` is the pod's own."""
+def needs_hosts(pod: core_v1.Pod) -> bool:
+    """Whether a pod's /etc/hosts has more than the runtime writes: other names, or a domain of its own (subdomain)."""
     assert pod.spec is not None
+    return bool(pod.spec.hostAliases or (pod.spec.subdomain and not pod.spec.hostNetwork))
+
+
+def etc_hosts(pod: core_v1.Pod, address: str, *, domain: str = "cluster.local", node_hosts: str = "") -> str:
+    """The text of /etc/hosts for a pod; `address` is the pod's own.
+
+    A pod in the node's network has the node's names (`node_hosts`, the text of its file) and its aliases.
+    """
+    assert pod.spec is not None
+    spec = pod.spec
+    aliases = "".join(f"{alias.ip}\t{' '.join(alias.hostnames)}\n" for alias in spec.hostAliases)
+    if spec.hostNetwork:
+        return f"{node_hosts.rstrip()}\n{aliases}"
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-    name = pod.spec.hostname or pod.metadata.name or ""
+    name = spec.hostname or pod.metadata.name or ""
+    whole = f"{name}.{spec.subdomain}.{pod.metadata.namespace}.svc.{domain}\t" if spec.subdomain else ""
     if address:
-        lines.append(f"{address}\t{name}")
-    lines += [f"{alias.ip}\t{' '.join(alias.hostnames)}" for alias in pod.spec.hostAliases]
-    return "".join(f"{line}\n" for line in lines)
+        lines.append(f"{address}\t{whole}{name}")
+    return "".join(f"{line}\n" for line in lines) + aliases
 
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class RealHandlers:
         except ContainerRuntimeError as error:
             return Outcome(False, str(error))
         output = (result.stdout + result.stderr)[:MAX_BODY].decode(errors="replace")
-        return Outcome(result.exit_code == 0, output[:MAX_MESSAGE])
+        return Outcome(result.exit_code == 0, output[:MAX_MESSAGE] or f"exit code {result.exit_code}")
 
     async def _http(self, action: core_v1.HTTPGetAction, target: Target, timeout: float) -> Outcome:
         port = resolve_port(action.port, target.spec)

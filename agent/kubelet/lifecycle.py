@@ -152,8 +152,8 @@ class ContainerLifecycle:
             folder = context.pods_dir / (pod.metadata.uid or "")
             # Files on a disk that may be slow: not in the event loop.
             termination_log = str(await asyncio.to_thread(_termination_log, folder, spec, action.attempt))
-            if pod.spec is not None and pod.spec.hostAliases and not pod.spec.hostNetwork:
-                path = await asyncio.to_thread(_etc_hosts, folder, dns.etc_hosts(pod, sandbox.ip))
+            if dns.needs_hosts(pod):
+                path = await asyncio.to_thread(_etc_hosts, folder, pod, sandbox.ip, context.cluster_domain)
                 mounts = [*mounts, Mount(str(path), "/etc/hosts")]
         config = container_config(
             pod,
@@ -220,10 +220,11 @@ def _termination_log(folder: Path, spec: core_v1.Container, attempt: int) -> Pat
     return path
 
 
-def _etc_hosts(folder: Path, text: str) -> Path:
-    path = folder / "etc-hosts"
+def _etc_hosts(folder: Path, pod: core_v1.Pod, address: str, domain: str) -> Path:
+    path, node = folder / "etc-hosts", Path("/etc/hosts")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    node_hosts = node.read_text() if node.exists() else ""
+    path.write_text(dns.etc_hosts(pod, address, domain=domain, node_hosts=node_hosts))
     return path
 
 

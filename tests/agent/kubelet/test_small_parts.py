@@ -18,7 +18,7 @@ from agent.kubelet.container_config import (
     sandbox_config,
     security_of,
 )
-from agent.kubelet.dns import etc_hosts, parse_resolv_conf, pod_dns
+from agent.kubelet.dns import etc_hosts, needs_hosts, parse_resolv_conf, pod_dns
 from agent.kubelet.expansion import expand
 from agent.kubelet.handlers import resolve_port
 from agent.kubelet.images import default_policy
@@ -72,6 +72,20 @@ def test_host_aliases() -> None:
     found = etc_hosts(pod(hostAliases=[{"ip": "10.0.0.1", "hostnames": ["a", "b"]}]), "10.244.0.5")
     assert "10.244.0.5\tweb-1\n" in found
     assert found.endswith("10.0.0.1\ta b\n")
+
+
+def test_host_aliases_in_the_nodes_network() -> None:
+    it = pod(hostNetwork=True, hostAliases=[{"ip": "10.0.0.1", "hostnames": ["a"]}])
+    found = etc_hosts(it, "", node_hosts="127.0.0.1 localhost\n192.0.2.10 node\n\n")
+    assert found == "127.0.0.1 localhost\n192.0.2.10 node\n10.0.0.1\ta\n"
+
+
+def test_a_pod_with_a_subdomain_knows_its_whole_name() -> None:
+    it = pod(hostname="one", subdomain="group")
+    assert needs_hosts(it)
+    assert "10.244.0.5\tone.group.shop.svc.cluster.local\tone\n" in etc_hosts(it, "10.244.0.5")
+    assert not needs_hosts(pod(subdomain="group", hostNetwork=True))
+    assert not needs_hosts(pod())
 
 
 @pytest.mark.parametrize(
