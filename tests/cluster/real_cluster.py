@@ -44,7 +44,7 @@ API_PORT = 6443
 OURS = {
     "processes": r"^$",
     "files": r"docker|containerd|ktool|kube",
-    "cgroups": r"docker|ktool|kube",
+    "cgroups": r"/(docker|ktool|kubepods)/?$",
     "mounts": r"docker|ktool|kube",
 }
 OTHERS = (r"^/tmp/", r"ktool-test-|ktool-engine-", r"^/(var/)?run/(lock|netns)")
