@@ -157,6 +157,15 @@ class Store(Protocol):
         """
         ...
 
+    async def history(self, prefix: str, *, first: int, last: int) -> list[Event]:
+        """Every event of the keys starting with `prefix` (empty: all) from revision `first` to `last`, both included.
+
+        What a watch would hand out, as far as it has happened: nobody waits for what comes next. Raises
+        `CompactedError` if `first` is older than the compacted revision, `FutureRevisionError` if `last` has not
+        happened yet.
+        """
+        ...
+
     async def compact(self, revision: int) -> None:
         """Forget all history before `revision`: reads and watches from older revisions raise `CompactedError`.
 

@@ -355,6 +355,39 @@ class TestWatch:
             store.watch("/", from_revision=0)
 
 
+class TestHistory:
+    async def test_it_is_what_a_watch_would_have_told(self, store: Store) -> None:
+        for i in range(2100):  # more than one portion
+            await store.put(f"/{'ab'[i % 2]}/{i % 10}", b"%d" % i)
+        await store.delete("/a/0")
+        last = await store.put("/b/9", b"end")
+        for prefix in ("", "/a/", "/nothing"):
+            history = await store.history(prefix, first=2, last=last)
+            count = len(history)
+            assert count == {"": last - 1, "/a/": 1051, "/nothing": 0}[prefix]
+            if count:
+                async with store.watch(prefix, from_revision=2) as watch:
+                    assert await take(watch, count) == history
+
+    async def test_only_what_was_asked_for(self, store: Store) -> None:
+        for i in range(5):
+            await store.put("/a", b"%d" % i)  # revisions 2 to 6
+        assert [e.kv.value for e in await store.history("/a", first=3, last=5)] == [b"1", b"2", b"3"]
+        assert await store.history("/a", first=5, last=4) == []
+        [event] = await store.history("/a", first=6, last=6)
+        assert event.prev_kv == KeyValue("/a", b"3", 2, 5, 4)
+
+    async def test_what_is_forgotten_and_what_has_not_happened(self, store: Store) -> None:
+        for i in range(5):
+            await store.put("/a", b"%d" % i)
+        await store.compact(4)
+        with pytest.raises(CompactedError):
+            await store.history("/a", first=3, last=6)
+        assert len(await store.history("/a", first=4, last=6)) == 3
+        with pytest.raises(FutureRevisionError):
+            await store.history("/a", first=4, last=7)
+
+
 class TestCompaction:
     async def test_history_is_gone_and_the_present_stays(self, store: Store) -> None:
         await store.put("/gone", b"x")

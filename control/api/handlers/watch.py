@@ -99,24 +99,18 @@ async def _resume(environment: Environment, cache: ResourceCache, watcher: Watch
 
 
 async def _history(environment: Environment, cache: ResourceCache, after: int, upto: int) -> list[Change]:
-    """Changes after one revision up to another one, at which there was a change. CompactedError if some are lost."""
+    """Changes after one revision up to another one. CompactedError if some are lost."""
     found: list[Change] = []
     cut = len(cache.prefix)
-    async with environment.storage.store.watch(cache.prefix, from_revision=after + 1) as watch:
-        async for events in watch:
-            for event in events:
-                kv, before = event.kv, event.prev_kv
-                if kv.mod_revision > upto:
-                    return found
-                if before is None and (event.type is EventType.DELETE or kv.version > 1):
-                    # at the edge of what is forgotten: an end without what ended would be lost
-                    raise CompactedError(after + 1, kv.mod_revision + 1)
-                key = kv.key[cut:]
-                old = Entry.from_storage(key, before.mod_revision, before.value) if before else None
-                new = Entry.from_storage(key, kv.mod_revision, kv.value) if event.type is EventType.PUT else None
-                found.append(Change(kv.mod_revision, new, old))
-                if kv.mod_revision == upto:
-                    return found
+    for event in await environment.storage.store.history(cache.prefix, first=after + 1, last=upto):
+        kv, before = event.kv, event.prev_kv
+        if before is None and (event.type is EventType.DELETE or kv.version > 1):
+            # at the edge of what is forgotten: an end without what ended would be lost
+            raise CompactedError(after + 1, kv.mod_revision + 1)
+        key = kv.key[cut:]
+        old = Entry.from_storage(key, before.mod_revision, before.value) if before else None
+        new = Entry.from_storage(key, kv.mod_revision, kv.value) if event.type is EventType.PUT else None
+        found.append(Change(kv.mod_revision, new, old))
     return found
 
 

@@ -14,7 +14,7 @@ import sqlite3
 from pathlib import Path
 from typing import Self
 
-from control.store.errors import LeaseNotFoundError, StoreClosedError, StoreUnavailableError
+from control.store.errors import FutureRevisionError, LeaseNotFoundError, StoreClosedError, StoreUnavailableError
 from control.store.sqlite import log
 from control.store.sqlite.leases import LeaseDeadlines
 from control.store.sqlite.lock import StoreLock
@@ -22,7 +22,7 @@ from control.store.sqlite.readers import Readers
 from control.store.sqlite.schema import connect_writer
 from control.store.sqlite.watch import WINDOW_BYTES, WINDOW_EVENTS, EventHub, LogWatch
 from control.store.sqlite.writer import Writer
-from control.store.store import DeleteResult, KeyValue, RangeResult
+from control.store.store import DeleteResult, Event, KeyValue, RangeResult
 from kube.clock import Clock, SystemClock
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,20 @@ class SqliteStore:
         if from_revision < log.FIRST_REVISION:
             raise ValueError(f"from_revision must be at least {log.FIRST_REVISION}, not {from_revision}")
         return LogWatch(self._hub, prefix, from_revision)
+
+    async def history(self, prefix: str, *, first: int, last: int) -> list[Event]:
+        """Store.history."""
+        if first < log.FIRST_REVISION:
+            raise ValueError(f"first must be at least {log.FIRST_REVISION}, not {first}")
+        current = await self.revision()
+        if last > current:
+            raise FutureRevisionError(last, current)
+        found: list[Event] = []
+        while first <= last:
+            events, upto = await self._readers.read(log.read_history, prefix, first, last)
+            found += events
+            first = upto + 1
+        return found
 
     async def compact(self, revision: int) -> None:
         """Store.compact."""

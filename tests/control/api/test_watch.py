@@ -437,3 +437,27 @@ async def test_a_watch_for_ever_is_a_long_one(server: Server) -> None:
     async with watching(server, CONFIG_MAPS, [("timeoutSeconds", "9" * 40)]) as events:
         await server.call("POST", CONFIG_MAPS, config_map("a"))
         assert await events.names(1) == [("ADDED", "a")]
+
+
+async def test_watches_resume_at_once_after_a_restart(tmp_path: Path) -> None:
+    """What was missed must not wait for the next change of the same kind, which may never come."""
+    async with running(tmp_path / "store.db") as server:
+        await server.call("POST", CONFIG_MAPS, config_map("a"))
+        before = await revision(server)
+        await server.call("DELETE", f"{CONFIG_MAPS}/a")
+        await server.call("POST", CONFIG_MAPS, config_map("b"))
+        after = await revision(server)
+        await server.call("POST", "/api/v1/namespaces/default/secrets", {"metadata": {"name": "other"}})
+    async with (
+        running(tmp_path / "store.db", namespace="") as server,
+        asyncio.timeout(STEP_SECONDS),
+        watching(server, CONFIG_MAPS, [("resourceVersion", before)]) as missed,
+        watching(server, CONFIG_MAPS, [("resourceVersion", after)]) as current,
+        watching(server, PODS, [("resourceVersion", before)]) as nothing,
+    ):
+        assert await missed.names(2) == [("DELETED", "a"), ("ADDED", "b")]
+        await server.call("POST", CONFIG_MAPS, config_map("c"))
+        await server.call("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+        await server.call("POST", PODS, pod("p"))
+        assert await missed.names(1) == await current.names(1) == [("ADDED", "c")]
+        assert await nothing.names(1) == [("ADDED", "p")]
