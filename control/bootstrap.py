@@ -22,7 +22,7 @@ AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 
 # Fields that this version decides, by kind; of other kinds an object that exists is left alone.
 _OWNED = {
-    "ClusterRole": ("rules",),
+    "ClusterRole": ("rules", "aggregationRule"),
     "ClusterRoleBinding": ("subjects",),
     "Role": ("rules",),
     "RoleBinding": ("subjects",),

@@ -133,6 +133,15 @@ CLUSTER_ROLES: dict[str, tuple[Object, ...]] = {
     ),
 }
 
+# Roles that gather others besides their own rules: manifests of extensions bring roles with these labels, so that
+# those who may view, edit or administer may do so with their kinds as well.
+AGGREGATE_TO = "rbac.authorization.k8s.io/aggregate-to-"
+AGGREGATED: dict[str, tuple[str, ...]] = {
+    "admin": ("admin", "edit", "view"),
+    "edit": ("edit", "view"),
+    "view": ("view",),
+}
+
 CLUSTER_ROLE_BINDINGS: dict[str, tuple[str, tuple[Object, ...]]] = {
     "cluster-admin": ("cluster-admin", ({"kind": "Group", "name": "system:masters"},)),
     "system:discovery": ("system:discovery", ({"kind": "Group", "name": AUTHENTICATED_GROUP},)),
@@ -158,7 +167,7 @@ CLUSTER_INFO_ROLE = "ktool:cluster-info"
 
 def objects() -> list[Object]:
     """All objects, in an order in which they can be created; the role of kube-public needs that namespace."""
-    found = [_object("ClusterRole", name, rules=list(rules)) for name, rules in CLUSTER_ROLES.items()]
+    found = [_object("ClusterRole", name, rules=list(rules), **_gathers(name)) for name, rules in CLUSTER_ROLES.items()]
     found += [
         _object("ClusterRoleBinding", name, **_binding("ClusterRole", role, subjects))
         for name, (role, subjects) in CLUSTER_ROLE_BINDINGS.items()
@@ -178,6 +187,13 @@ def objects() -> list[Object]:
         )
     )
     return found
+
+
+def _gathers(name: str) -> Object:
+    if name not in AGGREGATED:
+        return {}
+    selectors = [{"matchLabels": {AGGREGATE_TO + role: "true"}} for role in AGGREGATED[name]]
+    return {"aggregationRule": {"clusterRoleSelectors": selectors}}
 
 
 def _binding(kind: str, role: str, subjects: tuple[Object, ...]) -> Object:

@@ -168,3 +168,30 @@ async def test_a_field_selector_that_makes_no_sense_is_no_fault_of_the_servers(
 async def test_the_node_authorizer_has_no_opinion_on_others(node_authorizer: NodeAuthorizer) -> None:
     pretender = UserInfo("system:node:n1", groups=("system:authenticated",))
     assert not (await node_authorizer.authorize(asks(pretender, "get", "secrets", namespace="a", name="mine"))).allowed
+
+
+async def test_roles_of_extensions_join_the_general_ones() -> None:
+    objects = policy()
+    for user in ("admin", "edit", "view"):
+        subjects = [{"kind": "User", "name": user}]
+        reference = {"kind": "ClusterRole", "name": user}
+        objects.put(
+            ROLE_BINDINGS,
+            {"metadata": {"name": user, "namespace": "a"}, "roleRef": reference, "subjects": subjects},
+        )
+    for role, verb in (("edit", "update"), ("view", "get")):
+        rules = [{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": [verb]}]
+        labels = {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"}
+        objects.put(CLUSTER_ROLES, {"metadata": {"name": f"widgets-{role}", "labels": labels}, "rules": rules})
+    rbac = RBACAuthorizer(objects)
+
+    async def verbs(user: str) -> set[str]:
+        found = set()
+        for verb in ("get", "update"):
+            asked = asks(UserInfo(user), verb, "widgets", group="example.com", namespace="a")
+            if (await rbac.authorize(asked)).allowed:
+                found.add(verb)
+        return found
+
+    assert await verbs("view") == {"get"}
+    assert await verbs("edit") == await verbs("admin") == {"get", "update"}
