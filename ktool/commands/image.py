@@ -6,6 +6,16 @@ from pathlib import Path
 
 import click
 
+from ktool.session import Session, pass_session
+
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
+
+docker_socket_option = click.option(
+    "--docker-socket",
+    type=click.Path(path_type=Path),
+    help="Where the engine answers [default: this machine's agent's engine, else /var/run/docker.sock].",
+)
+
 
 @click.group("image")
 def command() -> None:
@@ -14,36 +24,38 @@ def command() -> None:
 
 @command.command("load")
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--docker-socket",
-    type=click.Path(path_type=Path),
-    default=Path("/var/run/docker.sock"),
-    show_default=True,
-    help="Where the engine answers.",
-)
-def load(archive: Path, docker_socket: Path) -> None:
+@docker_socket_option
+@pass_session
+def load(session: Session, archive: Path, docker_socket: Path | None) -> None:
     """Load an image archive (`docker save`, `skopeo copy ... docker-archive:`) into this machine's engine.
 
     Pods use it with imagePullPolicy IfNotPresent or Never.
     """
     from provision.images import load_image
 
-    for reference in load_image(archive, socket=docker_socket):
+    for reference in load_image(archive, socket=docker_socket or engine_socket(session)):
         click.echo(f"loaded {reference}")
 
 
 @command.command("list")
-@click.option(
-    "--docker-socket",
-    type=click.Path(path_type=Path),
-    default=Path("/var/run/docker.sock"),
-    show_default=True,
-    help="Where the engine answers.",
-)
-def list_images(docker_socket: Path) -> None:
+@docker_socket_option
+@pass_session
+def list_images(session: Session, docker_socket: Path | None) -> None:
     """List the images that this machine's engine has."""
     from ktool.output.table import print_rows
     from provision.images import images
 
-    rows = [[i.reference, i.id[:19], f"{i.size / 1e6:.1f} MB"] for i in images(socket=docker_socket)]
+    found = images(socket=docker_socket or engine_socket(session))
+    rows = [[i.reference, i.id[:19], f"{i.size / 1e6:.1f} MB"] for i in found]
     print_rows([["IMAGE", "ID", "SIZE"], *sorted(rows)])
+
+
+def engine_socket(session: Session) -> Path:
+    """Socket of the engine that runs this machine's pods, as its agent noted it down."""
+    from agent import record
+
+    try:
+        known = record.read(session.data_dir / "agent")
+    except PermissionError:
+        known = None
+    return Path(known.docker_socket) if known is not None and known.docker_socket else DEFAULT_SOCKET

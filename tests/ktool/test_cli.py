@@ -83,3 +83,13 @@ def test_completion(shell: str) -> None:
     found = invoke("completion", shell)
     assert found.exit_code == 0
     assert "_KTOOL_COMPLETE" in found.output
+
+
+def test_images_go_to_the_engine_that_the_agent_uses(tmp_path: Path) -> None:
+    note = '{"cluster": "c", "nodeName": "n", "runtime": "docker", "dockerSocket": "%s", "network": "k", "bridge": "b",'
+    note += '"clusterCidr": "", "serviceCidr": "", "cgroupParent": "", "proxy": true}'
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "agent.json").write_text(note.replace("%s", str(tmp_path / "own.sock")))
+    found = invoke("--data-dir", str(tmp_path), "image", "list")
+    assert found.exit_code == 1
+    assert str(tmp_path / "own.sock") in found.output
