@@ -2,12 +2,13 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTEST_ARGS ?=
+SYSTEMD_CACHE ?= /var/cache/ktool-systemd
 BENCH_ARGS ?=
 
-.PHONY: help setup up down test lint format bench lock
+.PHONY: help setup up down test test-systemd lint format bench lock
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: Debian packages, .venv with pinned dependencies
 	@scripts/setup
@@ -21,6 +22,11 @@ down: ## remove everything that `make up` made on this machine
 test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=...)
 	@scripts/setup kubectl
 	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-systemd: ## `make up` on a fresh Debian with systemd, booted for it (its files are kept in SYSTEMD_CACHE)
+	@scripts/systemd-root $(SYSTEMD_CACHE)
+	@KTOOL_SYSTEMD_ROOT=$(SYSTEMD_CACHE)/root scripts/in-netns \
+		.venv/bin/python -m pytest tests/provision/test_systemd_machine.py $(PYTEST_ARGS)
 
 lint: setup ## style, types and layers
 	.venv/bin/ruff check .
