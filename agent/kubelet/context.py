@@ -48,6 +48,10 @@ class Volumes(Protocol):
         """Bring changed ConfigMaps and Secrets into mounted volumes."""
         ...
 
+    async def over_limit(self, pod: core_v1.Pod) -> str:
+        """Why a pod must be evicted: a volume holds more than its limit. Empty if none does."""
+        ...
+
     async def remove_orphans(self, known: Collection[str]) -> list[str]:
         """Give back what pods other than the `known` (UIDs) left behind; their UIDs. Raises OSError."""
         ...

@@ -327,14 +327,18 @@ class PodWorker:
         self._context.references.expire(objects.namespace(pod), pod_names(pod))
         await self._context.volumes.mount(pod)
         self._volumes_ready = True
-        if _has_refreshed_volumes(pod):
+        if _has_watched_volumes(pod):
             self._refresh_at = self._context.clock.time() + REFRESH_SECONDS
 
     async def _refresh(self, pod: core_v1.Pod) -> None:
         try:
             await self._context.volumes.refresh(pod)
+            excess = await self._context.volumes.over_limit(pod)
         finally:
             self._refresh_at = self._context.clock.time() + REFRESH_SECONDS
+        if excess and self._ended is None:
+            self._ended = End("Evicted", excess)
+            self._note(WARNING, "Evicted", excess)
 
     async def _create_sandbox(self, pod: core_v1.Pod, action: CreateSandbox) -> None:
         if action.changed:
@@ -444,7 +448,10 @@ class PodWorker:
         self._context.recorder.event(self._api_pod, type_, reason, message, field_path=path)
 
 
-def _has_refreshed_volumes(pod: core_v1.Pod) -> bool:
-    """Whether the content of some volume follows changes in the API."""
+def _has_watched_volumes(pod: core_v1.Pod) -> bool:
+    """Whether some volume must be looked at again: it follows changes in the API, or may grow beyond its limit."""
     assert pod.spec is not None
-    return any(v.configMap or v.secret or v.projected or v.downwardAPI for v in pod.spec.volumes)
+    return any(
+        v.configMap or v.secret or v.projected or v.downwardAPI or (v.emptyDir and v.emptyDir.sizeLimit)
+        for v in pod.spec.volumes
+    )

@@ -20,6 +20,9 @@ class HollowVolumes:
     async def refresh(self, pod: core_v1.Pod) -> None:
         """There is nothing to refresh."""
 
+    async def over_limit(self, pod: core_v1.Pod) -> str:
+        return ""
+
     async def remove_orphans(self, known: Collection[str]) -> list[str]:
         return []
 

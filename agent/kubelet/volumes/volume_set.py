@@ -222,7 +222,7 @@ class VolumeSet:
             if source is None or source.medium == empty_dir.MEMORY or not source.sizeLimit:
                 continue
             if empty_dir.used_bytes(self._path(objects.uid(pod), volume)) > quantity.value(source.sizeLimit):
-                return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{source.sizeLimit}". '
+                return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{source.sizeLimit}"'
         return ""
 
     def _folder(self, pod_uid: str) -> Path:

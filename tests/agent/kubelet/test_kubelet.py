@@ -471,3 +471,22 @@ async def test_what_the_kubelets_server_asks(node: Lab) -> None:
     assert before is not None
     assert (now.attempt, before.attempt) == (1, 0)
     assert kubelet.container("shop", "web-1", "other") is None
+
+
+async def test_a_pod_whose_volume_outgrows_its_limit_is_evicted(node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ""
+
+    async def over_limit(volumes: HollowVolumes, pod: Any) -> str:
+        return told
+
+    monkeypatch.setattr(HollowVolumes, "over_limit", over_limit)
+    node.create(volumes=[{"name": "cache", "emptyDir": {"sizeLimit": "1Mi"}}])
+    await node.until(node.ready)
+    await node.clock.advance(120)
+    assert node.phase() == "Running"
+    told = 'Usage of EmptyDir volume "cache" exceeds the limit "1Mi"'
+    await node.clock.advance(60)
+    await node.until(lambda: node.phase() == "Failed")
+    assert (node.pod()["status"]["reason"], node.pod()["status"]["message"]) == ("Evicted", told)
+    assert node.runtime.running() == []
+    await node.until(lambda: "Evicted" in node.reasons())
