@@ -89,10 +89,12 @@ class NonResource:
         return output.respond(found, output=call.output)
 
     def _openapi_v2(self, call: Call) -> Response:
+        registry = self._environment.registry
         if openapi_v2.is_protobuf_wanted(call.request.headers.get("accept", "")):
-            body = openapi_v2.protobuf(title="Kubernetes", number=VERSION)
+            body = openapi_v2.protobuf(registry, title="Kubernetes", number=VERSION)
             return Response(200, {"content-type": openapi_v2.PROTOBUF}, body)
-        return output.respond(openapi_v2.document(title="Kubernetes", number=VERSION), output=call.output)
+        found = openapi_v2.document(registry, title="Kubernetes", number=VERSION)
+        return output.respond(found, output=call.output)
 
     def _openapi(self, rest: list[str], call: Call) -> Response:
         registry = self._environment.registry

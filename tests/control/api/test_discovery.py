@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from control.api import openapi_v2
+from control.api.registry import ResourceRegistry
 from control.api.resource import VERBS, Resource
 from kube.kinds import Kind
 from tests.control.api.server_under_test import PODS, Server, config_map, pod
@@ -163,5 +165,26 @@ async def test_openapi_v2_lets_everything_pass(server: Server) -> None:
     media = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
     answer = await server.send("GET", "/openapi/v2", accept=media)
     assert (answer.status, answer.headers["content-type"]) == (200, media.replace("@", "."))
-    assert answer.body == b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.32.0"
+    assert answer.body.startswith(b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.32.0\x42")
     assert (await server.send("GET", "/api/v1/pods", accept=media)).status == 406
+
+
+async def test_openapi_v2_tells_old_kubectl_what_can_be_patched_in_a_dry_run(server: Server) -> None:
+    paths = (await server.call("GET", "/openapi/v2"))["paths"]
+    patch = paths["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]
+    assert patch["x-kubernetes-group-version-kind"] == {"group": "apps", "version": "v1", "kind": "Deployment"}
+    assert [parameter["name"] for parameter in patch["parameters"]] == ["dryRun"]
+    assert not any("subjectaccessreviews" in path for path in paths)
+
+
+def test_openapi_v2_as_protobuf() -> None:
+    config_maps = next(one for one in ResourceRegistry.builtin() if one.kind.kind == "ConfigMap")
+    # Fields of nested messages: parameters, parameter, non-body parameter, query, name.
+    dry_run = b"\x42\x0e\x0a\x0c\x12\x0a\x1a\x08\x22\x06dryRun"
+    # Vendor extension: name; value, as YAML.
+    kind = b'{"group":"","version":"v1","kind":"ConfigMap"}'
+    extension = b"\x6a\x53\x0a\x1fx-kubernetes-group-version-kind\x12\x30\x12\x2e" + kind
+    found = openapi_v2.protobuf([config_maps], title="T", number="1")
+    assert found.startswith(b"\x0a\x032.0\x12\x06\x0a\x01T\x12\x011\x42")
+    assert b"\x0a\x30/api/v1/namespaces/{namespace}/configmaps/{name}\x12" in found
+    assert found.endswith(dry_run + extension)
