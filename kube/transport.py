@@ -146,7 +146,11 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     except aiohttp.ClientError as error:
         raise ConnectionError(str(error)) from error
     finally:
-        # A watch is ended in the middle of its body: the connection cannot be used again.
+        # A watch is ended in the middle of its body: the connection cannot be used again, and a polite end of TLS
+        # would only keep it open until the server has answered.
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
         response.close()
 
 
