@@ -17,7 +17,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield found
 
 
-@pytest.fixture(autouse=True)
+@pytest_asyncio.fixture(autouse=True)
 async def _connections_end_with_their_test() -> AsyncIterator[None]:
     """A connection that TLS is still ending politely when its loop closes would be told as a leak of a later test."""
     yield
