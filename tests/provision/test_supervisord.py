@@ -179,7 +179,8 @@ def test_shutdown_leaves_no_process_and_no_file(services: SupervisordServices, s
     for name in services.names():
         services.start(name)
     assert services.names() == ["first", "second"]
-    eventually(lambda: all(services.status(name).running for name in services.names()))
+    # A process is running from its fork on, before its shell has opened the log.
+    eventually(lambda: all("hello" in tail(short_dir / "log" / f"{name}.log") for name in services.names()))
     pids = [pid_of(services, name) for name in services.names()] + [services.supervisor_pid() or 0]
     services.shutdown()
     services.shutdown()
