@@ -5,13 +5,16 @@ PYTEST_ARGS ?=
 SYSTEMD_CACHE ?= /var/cache/ktool-systemd
 BENCH_ARGS ?=
 
-.PHONY: help setup up down test test-systemd lint format bench lock
+.PHONY: help setup setup-provision up down test test-systemd lint format bench lock
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: Debian packages, .venv with pinned dependencies
 	@scripts/setup
+
+setup-provision: ## what provisioning other machines needs besides: libvirt, nspawn, Ansible, SSH
+	@scripts/setup provision
 
 up: setup ## take this machine to a running cluster with the example application
 	@.venv/bin/ktool up --example
@@ -20,7 +23,7 @@ down: ## remove everything that `make up` made on this machine
 	@if [ -x .venv/bin/ktool ]; then .venv/bin/ktool down; else echo 'down: nothing was set up here'; fi
 
 test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=...)
-	@scripts/setup kubectl
+	@scripts/setup kubectl provision-tests
 	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 test-systemd: ## `make up` on a fresh Debian with systemd, booted for it (its files are kept in SYSTEMD_CACHE)
@@ -28,7 +31,7 @@ test-systemd: ## `make up` on a fresh Debian with systemd, booted for it (its fi
 	@KTOOL_SYSTEMD_ROOT=$(SYSTEMD_CACHE)/root scripts/in-netns \
 		.venv/bin/python -m pytest tests/provision/test_systemd_machine.py $(PYTEST_ARGS)
 
-lint: setup ## style, types and layers
+lint: setup-provision ## style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

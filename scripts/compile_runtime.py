@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = "ktool"
-EXTRAS = ("control", "agent", "provision")
+EXTRAS = ("control", "agent", "node", "provision")
 PACKAGES = ("ktool", "provision", "control", "agent", "kube")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXTRA = re.compile(r"""extra == ["']([^"']+)["']""")

@@ -108,9 +108,16 @@ def test_a_failure_leaves_no_stamp(checkout: Checkout) -> None:
     assert not (checkout.directory / ".venv" / ".setup-stamp").exists()
 
 
-def test_the_lock_names_no_place_to_download_from() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("constraints.txt", {"uv", "hatchling", "kubernetes-validate", "aiohttp"}),
+        ("constraints-provision.txt", {"ansible-core", "libvirt-python", "paramiko", "sushy"}),
+    ],
+)
+def test_the_locks_name_no_place_to_download_from(name: str, packages: set[str]) -> None:
+    lines = (ROOT / name).read_text().splitlines()
     assert not [line for line in lines if "://" in line or line.startswith("--")]
     pinned = [line for line in lines if line and not line.startswith((" ", "#"))]
     assert all("==" in line for line in pinned)
-    assert {line.partition("==")[0] for line in pinned} >= {"uv", "hatchling", "kubernetes-validate", "aiohttp"}
+    assert {line.partition("==")[0] for line in pinned} >= packages

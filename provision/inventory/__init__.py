@@ -1,0 +1,1 @@
+"""Inventories: which machines there are and what they are for, in Ansible's own format."""

@@ -1,0 +1,1 @@
+"""Machines over SSH: connections, files, forwarded ports."""
