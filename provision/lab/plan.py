@@ -1,0 +1,199 @@
+"""What `lab create` would do: from what the inventory wants and what there is to actions, as a pure function.
+
+seen (provider, machine, cluster)  ─┐
+                                    ├─ difference ─▶ actions per machine ─▶ done in the order of the steps
+wanted (inventory, this ktool)     ─┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from provision.inventory.lab import Lab, Machine, ProviderName
+from provision.lab.events import LabStep
+from provision.providers.provider import Found, MachineState
+
+CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+# Providers whose machines ktool makes and removes.
+MAKING = frozenset({ProviderName.LIBVIRT, ProviderName.NSPAWN, ProviderName.REDFISH})
+
+
+class Mark(StrEnum):
+    """What an action does, as Terraform's users know it."""
+
+    ADD = "+"
+    CHANGE = "~"
+    REMOVE = "-"
+    LOOK = "?"  # what is to be done will be seen on the machine
+    TELL = "!"  # nothing is done, the user should know
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do on a machine (or, with TELL, to know about it)."""
+
+    machine: str
+    step: LabStep
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What a machine says of ktool on it: the node runtime's key, the digest of the settings that were applied last,
+    and which of ktool's services run. Empty where there is nothing."""
+
+    runtime: str = ""
+    applied: str = ""
+    services: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A machine as it is. `installed` is None if nobody could look (absent, stopped, or `problem` says why)."""
+
+    found: Found
+    installed: Installed | None = None
+    problem: str = ""
+    node: str = ""  # "", "Ready", "NotReady": the cluster's Node of that name
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a machine's ktool is to be: everything that the roles on it depend on. `runtime` is the archive's key."""
+
+    runtime: str
+    name: str
+    address: str
+    roles: tuple[str, ...]
+    agent: bool
+    labels: dict[str, str]
+    taints: tuple[str, ...]
+    api_port: int
+    kubelet_port: int
+    pod_cidr: str
+    service_cidr: str
+    tls_sans: tuple[str, ...] = ()
+
+    @property
+    def services(self) -> frozenset[str]:
+        """The services that must run."""
+        master = {"master"} if "master" in self.roles else set()
+        return frozenset(master | ({"agent"} if self.agent else set()))
+
+    @property
+    def digest(self) -> str:
+        """Changes when, and only when, the machine has to be gone over again."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def wanted(lab: Lab, machine: Machine, *, runtime: str, address: str, tls_sans: Sequence[str] = ()) -> Wanted:
+    """The settings of one machine; `address` is the one at which the others reach it."""
+    return Wanted(
+        runtime=runtime,
+        name=machine.name,
+        address=address,
+        roles=tuple(sorted(machine.roles)),
+        agent=machine.runs_agent,
+        labels=dict(machine.labels),
+        taints=tuple(str(taint) for taint in machine.taints),
+        api_port=lab.api_port,
+        kubelet_port=lab.kubelet_port,
+        pod_cidr=lab.pod_cidr,
+        service_cidr=lab.service_cidr,
+        tls_sans=tuple(sorted(set(tls_sans))) if machine.is_master else (),
+    )
+
+
+def plan(lab: Lab, seen: Mapping[str, Seen], wants: Mapping[str, Wanted]) -> list[Action]:
+    """Everything that is to be done, in the inventory's order; empty of deeds if all is as it should be.
+
+    `seen` has every machine of the lab, and those found that the inventory does not know; `wants` has machines whose
+    settings are known already (an address may not be, before a machine is made).
+    """
+    actions: list[Action] = []
+    for machine in lab.machines:
+        actions += _machine(lab, machine, seen[machine.name], wants.get(machine.name))
+    known = {machine.name for machine in lab.machines}
+    actions += [
+        Action(
+            name,
+            LabStep.REMOVE,
+            Mark.TELL,
+            f"is not in the inventory; remove it: ktool node remove {name} -i INVENTORY",
+        )
+        for name in seen
+        if name not in known
+    ]
+    return actions
+
+
+def deeds(actions: Sequence[Action]) -> list[Action]:
+    """The actions that change something (or may)."""
+    return [action for action in actions if action.mark is not Mark.TELL]
+
+
+def differences(installed: Installed, want: Wanted) -> list[str]:
+    """In words, what on a machine is not as it should be; empty if it need not be touched."""
+    found: list[str] = []
+    if installed.runtime != want.runtime:
+        found.append(
+            f"node runtime {installed.runtime[:12]} → {want.runtime[:12]}"
+            if installed.runtime
+            else f"install node runtime {want.runtime[:12]}"
+        )
+    missing = sorted(want.services - installed.services, reverse=True)
+    if missing:
+        found.append(f"start {' and '.join(missing)}")
+    if not found and installed.applied != want.digest:
+        found.append("apply changed settings")
+    return found
+
+
+def _machine(lab: Lab, machine: Machine, seen: Seen, want: Wanted | None) -> list[Action]:
+    name, state = machine.name, seen.found.state
+    actions = [
+        Action(name, LabStep.CREATE, Mark.TELL, f"differs: {difference}") for difference in seen.found.differences
+    ]
+    if state is MachineState.ABSENT and machine.provider in MAKING:
+        actions += [Action(name, LabStep.CREATE, Mark.ADD, f"make {_describe(machine)}"), *_whole(machine)]
+    elif state is MachineState.ABSENT or seen.problem:
+        actions.append(Action(name, LabStep.REACH, Mark.LOOK, seen.problem or "is not there"))
+    elif state is MachineState.BROKEN:
+        actions += [Action(name, LabStep.CREATE, Mark.CHANGE, "finish what is half made"), *_whole(machine)]
+    elif state is MachineState.STOPPED:
+        actions += [
+            Action(name, LabStep.CREATE, Mark.CHANGE, "start"),
+            Action(name, LabStep.INSTALL, Mark.LOOK, "look whether anything is missing"),
+        ]
+    elif seen.installed is None or want is None:
+        actions.append(Action(name, LabStep.INSTALL, Mark.LOOK, "look whether anything is missing"))
+    else:
+        new = not seen.installed.runtime
+        mark = Mark.ADD if new else Mark.CHANGE
+        actions += [Action(name, LabStep.INSTALL, mark, text) for text in differences(seen.installed, want)]
+        if machine.runs_agent and seen.node != "Ready":
+            actions.append(Action(name, LabStep.READY, mark, f"node {seen.node or 'registers'} → Ready"))
+    return actions
+
+
+def _whole(machine: Machine) -> list[Action]:
+    """All that follows the making of a machine."""
+    parts = ["node runtime"]
+    parts += ["master"] if machine.is_master else []
+    parts += ["agent"] if machine.runs_agent else []
+    actions = [Action(machine.name, LabStep.INSTALL, Mark.ADD, f"install {', '.join(parts)}")]
+    if machine.runs_agent:
+        actions.append(Action(machine.name, LabStep.READY, Mark.ADD, "node registers → Ready"))
+    return actions
+
+
+def _describe(machine: Machine) -> str:
+    return (
+        f"{machine.provider} machine, {machine.cpus} CPU{'s' if machine.cpus != 1 else ''}, {machine.memory_mib} MiB, "
+        f"{machine.disk_gib} GiB, from {machine.image.source}"
+    )
