@@ -22,38 +22,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-from cryptography import x509
-
 from agent import certificates
 from agent.certificates import Files
 from kube import join as join_file
 from kube import kubeconfig, pki
 from kube.client import Client
 from kube.clock import Clock, SystemClock
-from kube.errors import KtoolError
+from kube.cluster_info import Connect, JoinError, discover
 from kube.files import write_atomic
 from kube.join import JoinConfig
 from kube.kubeconfig import Connection
-from kube.models import core_v1
 from kube.status import ApiError
-from kube.transport import HTTPTransport, Transport
+from kube.transport import HTTPTransport
 
 T = TypeVar("T")
 
-CLUSTER_INFO = ("kube-public", "cluster-info")
 RETRY_SECONDS = (0.2, 10.0)
 # A master that has just started may not know its own tokens yet.
 REFUSALS = 5
 
 log = logging.getLogger(__name__)
-
-Connect = Callable[[Connection], Transport]
-
-
-class JoinError(KtoolError):
-    """This machine cannot join, and trying again would not help."""
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -159,47 +147,6 @@ def save_kubeconfig(path: Path, connection: Connection, pair: pki.KeyPair, node_
             user=certificates.node_user(node_name),
         ),
     )
-
-
-async def discover(config: JoinConfig, connect: Connect = HTTPTransport) -> x509.Certificate:
-    """The cluster's CA, fetched without trust and checked against the pins.
-
-    Raises JoinError (wrong pin), ApiError, ConnectionError.
-    """
-    transport = connect(Connection(server=config.server, insecure=True))
-    try:
-        found = await Client(transport, user_agent="ktool-agent").get(
-            core_v1.ConfigMap, CLUSTER_INFO[1], namespace=CLUSTER_INFO[0]
-        )
-    finally:
-        await transport.close()
-    certificate = pki.parse_cert(_ca_data(found), source="ConfigMap kube-public/cluster-info")
-    for pin in config.ca_cert_hashes:
-        try:
-            pki.verify_pin(certificate, pin)
-        except pki.PKIError as error:
-            log.debug("pin %s: %s", pin, error)
-        else:
-            return certificate
-    raise JoinError(
-        f"the server at {config.server} is not the cluster of the join file",
-        found=pki.ca_pin(certificate),
-        wanted=" or ".join(config.ca_cert_hashes),
-        mend="Check the address. If the cluster's CA is new, write a new join file; if not, somebody is in between.",
-    )
-
-
-def _ca_data(found: core_v1.ConfigMap) -> bytes:
-    try:
-        config = yaml.safe_load(found.data.get("kubeconfig", ""))
-    except yaml.YAMLError as error:
-        raise JoinError("the cluster's information is malformed", found="no YAML in its kubeconfig") from error
-    clusters = config.get("clusters") if isinstance(config, dict) else None
-    if not isinstance(clusters, list) or not clusters:
-        raise JoinError("the cluster's information is malformed", found="no cluster in its kubeconfig")
-    # As in kubeadm there is one cluster entry without a context that uses it.
-    whole = {**config, "contexts": [{"name": "it", "context": {"cluster": clusters[0].get("name", "")}}]}
-    return kubeconfig.resolve(whole, source="cluster-info", context="it").ca_data
 
 
 async def _bootstrap(

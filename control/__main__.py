@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from control import memory
+from kube import names
 
 # Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,6 +26,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bind-address", type=_address, default="0.0.0.0", help="address to listen on")  # noqa: S104
     parser.add_argument("--port", type=int, default=6443, help="port of the API server")
     parser.add_argument("--advertise-address", type=_address, default=None, help="address that others reach it at")
+    parser.add_argument(
+        "--tls-san",
+        type=_server_name,
+        action="append",
+        default=[],
+        metavar="NAME|ADDRESS",
+        help="another name or address for the certificate, such as a load balancer's; may be repeated",
+    )
     parser.add_argument("--pod-cidr", type=_network, default="10.244.0.0/16", help="range of pod addresses")
     parser.add_argument("--service-cidr", type=_network, default="10.96.0.0/16", help="range of Service addresses")
     parser.add_argument("--cluster-name", default="ktool", help="name in kubeconfigs and certificates")
@@ -46,6 +56,15 @@ def _address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted an IP address") from error
+
+
+def _server_name(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    problems = names.dns1123_subdomain(text.lower())
+    if problems:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted an IP address or a DNS name")
+    return text.lower()
 
 
 def _network(text: str) -> str:
@@ -78,6 +97,7 @@ def main() -> int:
         service_cidr=options.service_cidr,
         cluster_name=options.cluster_name,
         roles=options.roles,
+        tls_sans=tuple(options.tls_san),
     )
 
     async def run() -> None:

@@ -53,13 +53,33 @@ def service_address(service_cidr: str) -> str:
     return str(ipaddress.ip_network(service_cidr)[1])
 
 
+def is_address(text: str) -> bool:
+    """Whether this is an IP address (else it should be a name)."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 class Certificates:
-    """The certificates in a data directory. `ensure` may be called again at any time, to renew what is about to end."""
+    """The certificates in a data directory. `ensure` may be called again at any time, to renew what is about to end.
+
+    `more_names` are names and addresses of the API server that it cannot know by itself (a load balancer's).
+    """
 
     def __init__(
-        self, data_dir: DataDir, addresses: Addresses, *, service_cidr: str, cluster: str, clock: Clock
+        self,
+        data_dir: DataDir,
+        addresses: Addresses,
+        *,
+        service_cidr: str,
+        cluster: str,
+        clock: Clock,
+        more_names: tuple[str, ...] = (),
     ) -> None:
         self._dir = data_dir
+        self._more_names = more_names
         self._addresses = addresses
         self._service_address = service_address(service_cidr)
         self._cluster = cluster
@@ -167,6 +187,8 @@ class Certificates:
         addresses = ["127.0.0.1", "::1", self._addresses.advertise, self._service_address]
         if not ipaddress.ip_address(self._addresses.bind).is_unspecified:
             addresses.append(self._addresses.bind)
+        for name in self._more_names:
+            (addresses if is_address(name) else names).append(name)
         return names, addresses
 
     def _fits(self, certificate: x509.Certificate) -> bool:

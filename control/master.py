@@ -73,7 +73,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MasterConfig:
-    """How a master runs. `advertise_address` is the one that other machines and pods reach it at."""
+    """How a master runs. `advertise_address` is the one that other machines and pods reach it at; `tls_sans` are more
+    names and addresses for its certificate."""
 
     data_dir: Path
     bind_address: str = "0.0.0.0"  # noqa: S104 (other machines are to reach it)
@@ -83,6 +84,7 @@ class MasterConfig:
     service_cidr: str = "10.96.0.0/16"
     cluster_name: str = "ktool"
     roles: tuple[str, ...] = ROLES
+    tls_sans: tuple[str, ...] = ()
 
 
 class Master:
@@ -99,6 +101,7 @@ class Master:
             service_cidr=config.service_cidr,
             cluster=config.cluster_name,
             clock=self._clock,
+            more_names=config.tls_sans,
         )
         self._stopping = asyncio.Event()
         self._bootstrapped = asyncio.Event()

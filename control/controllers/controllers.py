@@ -153,6 +153,7 @@ class Controllers:
             service_cidr=config.service_cidr,
             url=config.server_url,
             ca=text,
+            pod_cidr=config.pod_cidr,
         )
         ranges = parse_ranges(config.pod_cidr)
         makers: list[Callable[[Context], Controller]] = [

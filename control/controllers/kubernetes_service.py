@@ -20,6 +20,7 @@ from control.controllers import service_endpoints
 from control.controllers.controller import Context, Controller
 from control.controllers.endpoint_slice_mirroring import SKIP_MIRROR
 from control.controllers.endpoint_slice_plan import SERVICE_NAME
+from kube import cluster_info as cluster_info_map
 from kube import objects
 from kube.informer import Delta, Informer
 from kube.kubeconfig import build
@@ -30,15 +31,15 @@ NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 NAME = "kubernetes"
 PORT_NAME = "https"
 SERVICE_PORT = 443
-CLUSTER_INFO = "cluster-info"
-CLUSTER_INFO_NAMESPACE = "kube-public"
+CLUSTER_INFO = cluster_info_map.NAME
+CLUSTER_INFO_NAMESPACE = cluster_info_map.NAMESPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """Where the API server is: inside (`addresses`, `port`, the Service's range) and for new machines (`url`, `ca`).
 
-    `ca` is PEM text.
+    `ca` is PEM text; `pod_cidr` is what new machines are told of the pods' range.
     """
 
     addresses: Sequence[str]
@@ -46,6 +47,7 @@ class Address:
     service_cidr: str
     url: str
     ca: str
+    pod_cidr: str = cluster_info_map.Networks().pod_cidr
 
 
 def cluster_ip(service_cidr: str) -> str:
@@ -115,6 +117,7 @@ def endpoint_slice(where: Address) -> discovery_v1.EndpointSlice:
 def cluster_info(where: Address) -> core_v1.ConfigMap:
     """The ConfigMap `kube-public/cluster-info`: a kubeconfig with a server and its CA, and no user."""
     found = build(server=where.url, ca_data=where.ca.encode())
+    networks = cluster_info_map.Networks(pod_cidr=where.pod_cidr, service_cidr=where.service_cidr)
     (entry,) = found["clusters"]
     config = {
         "apiVersion": "v1",
@@ -127,7 +130,10 @@ def cluster_info(where: Address) -> core_v1.ConfigMap:
     }
     return core_v1.ConfigMap(
         metadata=meta_v1.ObjectMeta(name=CLUSTER_INFO, namespace=CLUSTER_INFO_NAMESPACE),
-        data={"kubeconfig": yaml.safe_dump(config, sort_keys=True)},
+        data={
+            cluster_info_map.KUBECONFIG_KEY: yaml.safe_dump(config, sort_keys=True),
+            cluster_info_map.NETWORKS_KEY: networks.text(),
+        },
     )
 
 
@@ -144,7 +150,8 @@ def mended(wanted: Any, current: Any) -> Any | None:
     labels = {**before["metadata"].get("labels", {}), **want["metadata"].get("labels", {})}
     after["metadata"] = {**before["metadata"], **({"labels": labels} if labels else {})}
     if isinstance(wanted, core_v1.ConfigMap):
-        same = _cluster_of(current) == _cluster_of(wanted)
+        networks = cluster_info_map.NETWORKS_KEY
+        same = _cluster_of(current) == _cluster_of(wanted) and current.data.get(networks) == wanted.data.get(networks)
         after["data"] = before.get("data", {}) if same else {**before.get("data", {}), **want["data"]}
     return None if after == before else objects.from_dict(after, type(wanted))
 

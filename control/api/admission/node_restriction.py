@@ -9,22 +9,7 @@ from __future__ import annotations
 from control.api.attributes import Attributes, Object, ObjectReader, Operation
 from control.api.authorization.node import PODS, node_name
 from kube import status
-
-# Labels under kubernetes.io and k8s.io that a node may give itself.
-OWN_LABELS = frozenset(
-    {
-        "kubernetes.io/hostname",
-        "kubernetes.io/arch",
-        "kubernetes.io/os",
-        "beta.kubernetes.io/arch",
-        "beta.kubernetes.io/os",
-        "node.kubernetes.io/instance-type",
-        "topology.kubernetes.io/region",
-        "topology.kubernetes.io/zone",
-    }
-)
-OWN_PREFIXES = ("kubelet.kubernetes.io", "node.kubernetes.io")
-
+from kube.node_labels import is_restricted
 
 class NodeRestriction:
     """Refuses what a node's identity may not do to the objects that it may touch."""
@@ -91,14 +76,7 @@ def changed_labels(new: Object, old: Object) -> set[str]:
     after = (new.get("metadata") or {}).get("labels") or {}
     before = (old.get("metadata") or {}).get("labels") or {}
     changed = {key for key in {*after, *before} if after.get(key) != before.get(key)}
-    return {key for key in changed if _is_restricted(key)}
-
-
-def _is_restricted(label: str) -> bool:
-    prefix = label.rpartition("/")[0]
-    if not any(prefix == domain or prefix.endswith("." + domain) for domain in ("kubernetes.io", "k8s.io")):
-        return False
-    return label not in OWN_LABELS and not any(prefix == own or prefix.endswith("." + own) for own in OWN_PREFIXES)
+    return {key for key in changed if is_restricted(key)}
 
 
 def _name(obj: Object | None) -> str:

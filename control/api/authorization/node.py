@@ -27,10 +27,11 @@ EVERYWHERE: dict[tuple[str, str], frozenset[str]] = {
     ("certificates.k8s.io", "certificatesigningrequests"): READ | {"create"},
     ("authentication.k8s.io", "tokenreviews"): frozenset({"create"}),
     ("authorization.k8s.io", "subjectaccessreviews"): frozenset({"create"}),
-    # registration; which Node it is, admission checks (NodeRestriction)
-    ("", "nodes"): frozenset({"create"}),
+    # registration; which Node it is, admission checks (NodeRestriction). All of them can be read: agents keep routes to
+    # each other's pods
+    ("", "nodes"): READ | {"create"},
 }
-OWN_NODE = frozenset({"get", "list", "watch", "update", "patch"})
+OWN_NODE = frozenset({"update", "patch"})
 OWN_LEASE = frozenset({"get", "update", "patch", "delete"})
 
 
@@ -77,7 +78,7 @@ class NodeAuthorizer:
             return True
         match place:
             case ("", "nodes"):
-                return asked.verb in OWN_NODE and _named(asked) == node
+                return asked.verb in OWN_NODE and asked.name == node
             case ("", "nodes/status"):
                 return asked.verb in ("get", "update", "patch") and asked.name == node
             case ("coordination.k8s.io", "leases"):
