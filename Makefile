@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 SYSTEMD_CACHE ?= /var/cache/ktool-systemd
 BENCH_ARGS ?=
 
-.PHONY: help setup setup-provision up down test test-systemd lint format bench lock
+.PHONY: help setup setup-provision up down test test-lab test-systemd lint format bench lock
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ down: ## remove everything that `make up` made on this machine
 test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=...)
 	@scripts/setup kubectl provision-tests
 	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-lab: ## whole labs in their complete form: VMs, Vagrant, bare metal (half an hour)
+	@scripts/setup kubectl provision-tests
+	@scripts/in-netns .venv/bin/python -m pytest -m lab $(PYTEST_ARGS)
 
 test-systemd: ## `make up` on a fresh Debian with systemd, booted for it (its files are kept in SYSTEMD_CACHE)
 	@scripts/systemd-root $(SYSTEMD_CACHE)
