@@ -9,41 +9,12 @@ from __future__ import annotations
 
 import compileall
 import os
-import re
-from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib import metadata
 from pathlib import Path
 
-ROOT = "ktool"
+from provision.bundle.closure import PACKAGES, runtime_distributions
+
 EXTRAS = ("control", "agent", "node", "provision")
-PACKAGES = ("ktool", "provision", "control", "agent", "kube")
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_EXTRA = re.compile(r"""extra == ["']([^"']+)["']""")
-
-
-def runtime_distributions() -> list[metadata.Distribution]:
-    """ktool's dependencies without those of development, and theirs, as far as they are installed."""
-    found: dict[str, metadata.Distribution] = {}
-    waiting = list(_requirements(metadata.distribution(ROOT), EXTRAS))
-    while waiting:
-        name = waiting.pop()
-        if name in found or name == ROOT:
-            continue
-        try:
-            found[name] = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # for other systems or versions of Python
-            continue
-        waiting += _requirements(found[name], ())
-    return list(found.values())
-
-
-def _requirements(distribution: metadata.Distribution, extras: Collection[str]) -> Iterator[str]:
-    for requirement in distribution.requires or ():
-        extra = _EXTRA.search(requirement)
-        name = _NAME.match(requirement)
-        if name and (extra is None or extra[1] in extras):
-            yield re.sub(r"[-_.]+", "-", name[0]).lower()
 
 
 def sources() -> list[Path]:
@@ -51,7 +22,7 @@ def sources() -> list[Path]:
     own = [path for package in PACKAGES for path in Path(package).rglob("*.py")]
     theirs = [
         Path(str(distribution.locate_file(file)))
-        for distribution in runtime_distributions()
+        for distribution in runtime_distributions(EXTRAS)
         for file in distribution.files or ()
         if file.suffix == ".py" and "tests" not in file.parts
     ]
