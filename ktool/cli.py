@@ -16,6 +16,7 @@ import click
 SECTIONS: dict[str, dict[str, str]] = {
     "The machine": {
         "up": "Bring this machine up as a cluster: Docker Engine, master, agent",
+        "join": "Make this machine a node of a cluster whose master runs elsewhere",
         "down": "Remove all of it again, and show that nothing is left",
         "status": "Nodes with their real CPU and memory, the roles' health, pods",
     },
@@ -28,6 +29,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Access and images": {
         "image": "Side-load images into the machine's engine, without a registry",
         "kubeconfig": "Print the administrator's kubeconfig, or where it is",
+        "token": "Bootstrap tokens and join files, by which machines join",
     },
     "This tool": {
         "completion": "Print the shell's completion script",

@@ -14,6 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from kube.client import Client
+    from kube.kubeconfig import Connection
 
 T = TypeVar("T")
 
@@ -39,6 +40,12 @@ class Session:
         if not os.environ.get("KUBECONFIG") and _is_file(self.local_kubeconfig):
             return self.local_kubeconfig
         return default_path()
+
+    def connection(self) -> Connection:
+        """Where the cluster is and who we are there."""
+        from kube.kubeconfig import connect
+
+        return connect(self.kubeconfig_path())
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:

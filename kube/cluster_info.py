@@ -37,7 +37,10 @@ class JoinError(KtoolError):
     """This machine cannot join, and trying again would not help."""
 
 
-class Networks(msgspec.Struct, frozen=True, kw_only=True, rename={"pod_cidr": "podCIDR", "service_cidr": "serviceCIDR"}):
+_KEYS = {"pod_cidr": "podCIDR", "service_cidr": "serviceCIDR"}
+
+
+class Networks(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
     """The cluster's address ranges. The defaults hold for a cluster that does not tell them."""
 
     pod_cidr: str = "10.244.0.0/16"

@@ -49,25 +49,35 @@ def read(path: Path) -> JoinConfig:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise KtoolError("there is no join file", found=f"no file {path}", wanted="what enrolment writes") from error
+    return parse(text, source=str(path))
+
+
+def parse(text: bytes, *, source: str) -> JoinConfig:
+    """The content of a join file that came from `source`. KtoolError as from `read`."""
     try:
         config = msgspec.json.decode(text, type=JoinConfig)
     except msgspec.ValidationError as error:
-        raise KtoolError(f"the join file {path} is malformed", found=str(error)) from error
+        raise KtoolError(f"the join file {source} is malformed", found=str(error)) from error
     except msgspec.DecodeError as error:
         # The parser's message may quote the file, and the file holds a secret.
-        raise KtoolError(f"the join file {path} is malformed", found="no JSON", wanted="a JSON object") from error
+        raise KtoolError(f"the join file {source} is malformed", found="no JSON", wanted="a JSON object") from error
     wrong = list(problems(config))
     if wrong:
-        raise KtoolError(f"the join file {path} cannot be used", found="; ".join(wrong))
+        raise KtoolError(f"the join file {source} cannot be used", found="; ".join(wrong))
     return config
+
+
+def text_of(config: JoinConfig) -> bytes:
+    """A join file's content. KtoolError if it could not be used."""
+    wrong = list(problems(config))
+    if wrong:
+        raise KtoolError("this join file could not be used", found="; ".join(wrong))
+    return msgspec.json.format(msgspec.json.encode(config)) + b"\n"
 
 
 def write(path: Path, config: JoinConfig) -> None:
     """Write a join file in one step, readable by its owner only. KtoolError if it could not be used."""
-    wrong = list(problems(config))
-    if wrong:
-        raise KtoolError("this join file could not be used", found="; ".join(wrong))
-    write_secret(path, msgspec.json.format(msgspec.json.encode(config)) + b"\n")
+    write_secret(path, text_of(config))
 
 
 def problems(config: JoinConfig) -> Iterable[str]:

@@ -254,6 +254,15 @@ def identity(certificate: x509.Certificate) -> tuple[str, tuple[str, ...]]:
     return names[0] if names else "", tuple(str(a.value) for a in groups)
 
 
+def server_names(certificate: x509.Certificate) -> set[str]:
+    """The names and addresses that a server's certificate is good for, as text."""
+    found = _extension(certificate, x509.SubjectAlternativeName)
+    if found is None:
+        return set()
+    addresses = {str(address) for address in found.get_values_for_type(x509.IPAddress)}
+    return {*found.get_values_for_type(x509.DNSName), *addresses}
+
+
 def check_issued(certificate: x509.Certificate, ca: x509.Certificate, clock: Clock) -> None:
     """PKIError unless the certificate was signed by this CA and both are valid now."""
     try:

@@ -8,6 +8,7 @@ nothing, and the token cleaner removes the Secret when it has expired.
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 import string
 from dataclasses import dataclass, field
@@ -66,6 +67,33 @@ async def create(
     return token
 
 
-async def delete(client: Client, token: BootstrapToken) -> None:
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """A token as the cluster knows it, without its secret half. `expires` in seconds since 1970, None: never."""
+
+    id: str
+    expires: float | None
+    description: str
+
+
+def info_of(secret: core_v1.Secret) -> TokenInfo:
+    """What may be shown of a token's Secret; what cannot be read is left out."""
+    data = {}
+    for name in ("token-id", "expiration", "description"):
+        with contextlib.suppress(ValueError):
+            data[name] = base64.b64decode(secret.data.get(name, "")).decode()
+    expires = None
+    with contextlib.suppress(ValueError):
+        expires = times.parse(data["expiration"]) if data.get("expiration") else None
+    return TokenInfo(data.get("token-id", ""), expires, data.get("description", ""))
+
+
+async def find_all(client: Client) -> list[TokenInfo]:
+    """All tokens that the cluster has, by their ids. ApiError."""
+    found = await client.list(core_v1.Secret, namespace=NAMESPACE, field_selector=f"type={TYPE}")
+    return sorted((info_of(secret) for secret in found.items), key=lambda token: token.id)
+
+
+async def delete(client: Client, token_id: str) -> None:
     """Make a token worthless at once. ApiError 404 if it is already."""
-    await client.delete(core_v1.Secret, f"bootstrap-token-{token.id}", namespace=NAMESPACE)
+    await client.delete(core_v1.Secret, f"bootstrap-token-{token_id}", namespace=NAMESPACE)

@@ -6,50 +6,93 @@ import asyncio
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ktool.output.report import output_option, reporting
 from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
     from kube.client import Client
     from provision.local_cluster import LocalCluster, LocalClusterConfig
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+SUPERVISOR: dict[str, Any] = {"type": click.Choice(("auto", "systemd", "supervisord")), "default": "auto"}
 EXAMPLE = "web.yaml"
 EXAMPLE_PORT = 30080
 REQUESTS = 9
 RUNNING_SECONDS = 120.0
 
 
+def node_options(function: F) -> F:
+    """What `up` and `join` ask about this machine's node."""
+    for option in (
+        click.option("--supervisor", **SUPERVISOR, show_default=True, help="What keeps the services running."),
+        click.option(
+            "--docker-root",
+            type=click.Path(path_type=Path),
+            help="Where an engine that ktool starts keeps all its files, if not at Docker's own places.",
+        ),
+        click.option(
+            "--docker-socket",
+            type=click.Path(path_type=Path),
+            help="The engine's socket [default: /var/run/docker.sock].",
+        ),
+        click.option(
+            "--taint",
+            "taints",
+            multiple=True,
+            metavar="KEY[=VALUE]:EFFECT",
+            help="Taint of a new Node; may be repeated.",
+        ),
+        click.option(
+            "--label",
+            "labels",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Label of the Node; may be repeated. One that is left out later is taken away again.",
+        ),
+        click.option("--node-address", default="", help="Its address [default: the one of the default route]."),
+        click.option("--node-name", help="This machine's name in the cluster [default: its host name]."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command("up")
 @click.option("--example", is_flag=True, help="Run examples/web.yaml as well and show it answering.")
-@click.option("--node-name", help="This machine's name in the cluster [default: its host name].")
-@click.option("--node-address", default="", help="Its address [default: the one of the default route].")
+@node_options
+@click.option("--agent/--no-agent", default=True, help="Whether this machine is a node as well [default: it is].")
+@click.option(
+    "--control-plane/--no-control-plane",
+    default=False,
+    help="Mark the node as one that runs a master (label and taint node-role.kubernetes.io/control-plane).",
+)
+@click.option("--schedulable", is_flag=True, help="With --control-plane: without the taint, so that pods run here too.")
+@click.option(
+    "--advertise-address", default="", help="Where others reach the API server [default: the node's address]."
+)
 @click.option("--api-port", type=int, default=6443, show_default=True, help="The API server's port.")
+@click.option(
+    "--tls-san",
+    "tls_sans",
+    multiple=True,
+    metavar="NAME|ADDRESS",
+    help="One more name or address for the API server's certificate (a load balancer's); may be repeated.",
+)
 @click.option("--pod-cidr", default="10.244.0.0/16", show_default=True, help="Addresses of pods.")
 @click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="Addresses of Services.")
-@click.option(
-    "--docker-socket", type=click.Path(path_type=Path), help="The engine's socket [default: /var/run/docker.sock]."
-)
-@click.option(
-    "--docker-root",
-    type=click.Path(path_type=Path),
-    help="Where an engine that ktool starts keeps all its files, if not at Docker's own places.",
-)
-@click.option(
-    "--supervisor",
-    type=click.Choice(("auto", "systemd", "supervisord")),
-    default="auto",
-    show_default=True,
-    help="What keeps the services running.",
-)
+@output_option
 @pass_session
 def command(session: Session, /, **options: Any) -> None:
     """Bring this machine up as a cluster: Docker Engine, master, agent.
 
-    Running it again mends what is missing and changes nothing else.
+    Running it again mends what is missing and changes nothing else. Other machines join with `ktool token create` (on
+    this one) and `ktool join` (on them).
     """
     run(_up(session, **options))
 
@@ -60,11 +103,13 @@ def local_config(
     node_name: str | None = None,
     docker_socket: Path | None = None,
     docker_root: Path | None = None,
+    agent: bool = True,
+    labels: Sequence[str] = (),
     **settings: Any,
 ) -> LocalClusterConfig:
-    """The local cluster that the options describe."""
+    """The local cluster that the options describe. KtoolError for a malformed label."""
     from provision.docker_engine import EnginePaths
-    from provision.local_cluster import LocalClusterConfig
+    from provision.local_cluster import AGENT, MASTER, LocalClusterConfig
 
     paths = EnginePaths()
     if docker_root is not None:
@@ -79,20 +124,44 @@ def local_config(
         paths = EnginePaths(socket=docker_socket.absolute())
     if node_name:
         settings["node_name"] = node_name
-    return LocalClusterConfig(data_dir=session.data_dir, docker=paths, **settings)
+    return LocalClusterConfig(
+        data_dir=session.data_dir,
+        docker=paths,
+        roles=frozenset({MASTER, AGENT} if agent else {MASTER}),
+        labels=dict(_label(text) for text in labels),
+        **settings,
+    )
 
 
-async def _up(session: Session, *, example: bool, **options: Any) -> None:
-    from ktool.output.progress import shown
+def _label(text: str) -> tuple[str, str]:
+    from kube.errors import KtoolError
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise KtoolError("not a label", found=text, wanted="KEY=VALUE")
+    return key, value
+
+
+async def _up(session: Session, *, example: bool, output: str | None, **options: Any) -> None:
     from provision import local_cluster
 
-    config = local_config(session, **options)
     started = time.monotonic()
-    with shown() as progress:
+    with reporting(output) as (progress, report):
+        config = local_config(session, **options)
+        if example and not options["agent"]:
+            raise click.UsageError("--example wants a node to run on, and --no-agent gives none")
         cluster = await local_cluster.up(config, progress)
+        report.fields |= {
+            "node": cluster.node_name if options["agent"] else "",
+            "address": cluster.node_address,
+            "server": f"https://{config.advertise_address or cluster.node_address}:{config.api_port}",
+            "kubeconfig": str(cluster.kubeconfig),
+        }
         own = Session(kubeconfig=cluster.kubeconfig, data_dir=session.data_dir)
         if example:
             await _start_example(own, config, progress)
+    if output:
+        return
     click.echo(f"\nThe cluster is up ({time.monotonic() - started:.1f} s).\n")
     await _show(own)
     if example:

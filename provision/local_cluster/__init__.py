@@ -1,7 +1,12 @@
-"""A cluster on this machine: master and agent side by side. `up` makes it (or mends it), `down` removes it."""
+"""A cluster on this machine, or this machine's part of one.
 
-from provision.local_cluster.config import LocalCluster, LocalClusterConfig
+`up` makes a master and an agent side by side (or mends them), `enrol` joins this machine to a cluster whose master
+runs elsewhere, `down` removes either.
+"""
+
+from provision.local_cluster.config import AGENT, MASTER, LocalCluster, LocalClusterConfig
+from provision.local_cluster.enrolment import enrol
 from provision.local_cluster.removal import Removal, down
 from provision.local_cluster.start import up
 
-__all__ = ["LocalCluster", "LocalClusterConfig", "Removal", "down", "up"]
+__all__ = ["AGENT", "MASTER", "LocalCluster", "LocalClusterConfig", "Removal", "down", "enrol", "up"]

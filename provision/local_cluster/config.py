@@ -1,21 +1,28 @@
-"""What a local cluster consists of: its settings, its services' command lines, the places of its files."""
+"""What a local cluster consists of: its settings, its services' command lines, the places of its files.
+
+A machine has one role or both: the master of a cluster, the agent of a node. `ktool up` makes a machine with a master
+(and usually an agent beside it), `ktool join` one with an agent alone.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kube import names
 from kube.errors import KtoolError
+from kube.node_labels import CONTROL_PLANE, is_restricted
 from provision import data_dir
 from provision.docker_engine import EngineOrigin, EnginePaths
 from provision.services.service import ServiceSpec
 
 MASTER = "master"
 AGENT = "agent"
+CONTROL_PLANE_TAINT = f"{CONTROL_PLANE}:NoSchedule"
 # Bridges that the agent makes for its pods (agent/runtime/docker_network.py).
 POD_BRIDGES = frozenset({"ktool0"})
 # Forwarding, and firewall rules on bridged traffic: without the second a Service whose endpoint is on the same
@@ -33,15 +40,26 @@ def _ktool_version() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalClusterConfig:
-    """Settings of a local cluster. The defaults are those of `make up`.
+    """Settings of this machine's part in a cluster. The defaults are those of `make up`.
 
-    `node_address` empty means: find it out. `supervisor` is auto, systemd or supervisord. `python` is the interpreter
-    that has ktool installed. Timeouts in seconds.
+    `roles` are some of MASTER and AGENT. `node_address` empty means: find it out; `advertise_address` (empty: the
+    node's) is where others reach the API server; `tls_sans` are more names and addresses for its certificate.
+    `labels` the Node always has, `taints` (`key[=value]:effect`) a new Node gets; `control_plane` marks the node as
+    one that runs a master, and keeps pods away unless it is `schedulable`. On a machine that joins, `pod_cidr` and
+    `service_cidr` are the cluster's. `supervisor` is auto, systemd or supervisord. `python` is the interpreter that
+    has ktool installed. Timeouts in seconds.
     """
 
     data_dir: Path = data_dir.DEFAULT
+    roles: frozenset[str] = frozenset({MASTER, AGENT})
     node_name: str = field(default_factory=_node_name)
     node_address: str = ""
+    advertise_address: str = ""
+    tls_sans: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    control_plane: bool = False
+    schedulable: bool = False
     bind_address: str = "0.0.0.0"  # noqa: S104 (agents on other machines come in here; everything is authenticated)
     api_port: int = 6443
     kubelet_port: int = 10250
@@ -64,6 +82,21 @@ class LocalClusterConfig:
         return self.data_dir / "pki" / "ca.crt"
 
     @property
+    def agent_kubeconfig(self) -> Path:
+        """The node's own kubeconfig, which the agent writes once it has joined."""
+        return self.agent_dir / "kubelet.kubeconfig"
+
+    @property
+    def agent_ca_certificate(self) -> Path:
+        """The certificate of the CA of the cluster that the agent has joined."""
+        return self.agent_dir / "pki" / "ca.crt"
+
+    @property
+    def agent_certificate(self) -> Path:
+        """The node's own certificate."""
+        return self.agent_dir / "pki" / "kubelet-client.crt"
+
+    @property
     def agent_dir(self) -> Path:
         """The agent's part of the data directory."""
         return self.data_dir / "agent"
@@ -83,6 +116,27 @@ class LocalClusterConfig:
         """The API server's URL, seen from this machine."""
         return f"https://127.0.0.1:{self.api_port}"
 
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The labels that the Node is to have, with the control plane's."""
+        return {**self.labels, **({CONTROL_PLANE: ""} if self.control_plane else {})}
+
+    @property
+    def own_labels(self) -> dict[str, str]:
+        """Those that the node gives itself, through its agent."""
+        return {key: value for key, value in self.all_labels.items() if not is_restricted(key)}
+
+    @property
+    def restricted_labels(self) -> dict[str, str]:
+        """Those that only the cluster's administrator may give it."""
+        return {key: value for key, value in self.all_labels.items() if is_restricted(key)}
+
+    @property
+    def all_taints(self) -> tuple[str, ...]:
+        """The taints of a new Node, with the control plane's."""
+        ours = (CONTROL_PLANE_TAINT,) if self.control_plane and not self.schedulable else ()
+        return tuple(dict.fromkeys((*self.taints, *ours)))
+
     def log_path(self, service: str) -> Path:
         """Where a service's output goes."""
         return self.data_dir / "log" / f"{service}.log"
@@ -97,6 +151,16 @@ class LocalClusterConfig:
                 wanted="; ".join(problems),
                 mend="choose one with --node-name",
             )
+        for key, value in self.labels.items():
+            if problems := [*names.qualified_name(key), *names.label_value(value)]:
+                raise KtoolError("this label cannot be used", found=f"{key}={value}", wanted="; ".join(problems))
+        if MASTER not in self.roles and self.restricted_labels:
+            raise KtoolError(
+                "a node may not give itself these labels",
+                found=", ".join(self.restricted_labels),
+                wanted="labels outside of kubernetes.io and k8s.io, or a well-known one (topology.kubernetes.io/zone)",
+                mend=f"join without them; then, as administrator: kubectl label node {self.node_name} KEY=VALUE",
+            )
         if not self.data_dir.is_absolute():
             raise KtoolError("the data directory's path must be absolute", found=str(self.data_dir), wanted="/...")
 
@@ -110,9 +174,10 @@ class LocalClusterConfig:
                 *("--data-dir", str(self.data_dir)),
                 *("--bind-address", self.bind_address),
                 *("--port", str(self.api_port)),
-                *("--advertise-address", node_address),
+                *("--advertise-address", self.advertise_address or node_address),
                 *("--pod-cidr", self.pod_cidr),
                 *("--service-cidr", self.service_cidr),
+                *(word for name in self.tls_sans for word in ("--tls-san", name)),
             ),
             env={"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"},
             log_path=self.log_path(MASTER),
@@ -135,9 +200,11 @@ class LocalClusterConfig:
                 *("--cluster-cidr", self.pod_cidr),
                 *("--service-cidr", self.service_cidr),
                 *("--kubelet-port", str(self.kubelet_port)),
+                *(f"--label={key}={value}" for key, value in sorted(self.own_labels.items())),
+                *(f"--taint={taint}" for taint in self.all_taints),
             ),
             env={"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"},
-            after=(MASTER,),
+            after=(MASTER,) if MASTER in self.roles else (),
             log_path=self.log_path(AGENT),
             stop_timeout=20,
         )
@@ -154,13 +221,17 @@ class LocalClusterConfig:
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """A cluster that is up."""
+    """A cluster that is up, or a node that has joined one.
+
+    `kubeconfig` is the administrator's, on a machine that joined the node's own. `server` is the API server's URL as
+    this machine uses it. `docker_version` is empty and `docker_origin` None where no node runs.
+    """
 
     kubeconfig: Path
     server: str
     node_name: str
     node_address: str
     docker_version: str
-    docker_origin: EngineOrigin
+    docker_origin: EngineOrigin | None
     supervisor: str
     warnings: tuple[str, ...] = ()

@@ -14,10 +14,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kube.clock import SystemClock
 from kube.errors import KtoolError
 from provision import data_dir, docker_engine, images, lock, mounts, processes, sysctl
 from provision.command import CommandFailed, run
 from provision.journal import Change, ChangeKind, Journal
+from provision.local_cluster import enrolment
 from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
 from provision.progress import Progress, Step, step
 from provision.services.detect import detect
@@ -31,11 +33,13 @@ RESET_SECONDS = 180.0
 @dataclass(slots=True)
 class Removal:
     """What `down` did. `removed` in words; `remaining` are findings that need a person, empty after a full removal;
-    `kept` is what was left on purpose."""
+    `kept` is what was left on purpose. `node_name` is set where the machine was a node of a cluster that goes on
+    without it: its Node there is the administrator's to delete."""
 
     removed: list[str] = field(default_factory=list)
     remaining: list[KtoolError] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    node_name: str = ""
 
     @property
     def complete(self) -> bool:
@@ -70,6 +74,7 @@ async def down(
             wanted=f"layout {data_dir.LAYOUT}",
             mend=f"run `ktool down` of ktool {state.version.ktool}",
         )
+    removal.node_name = _joined_as(config)
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
         for name, title, work in (
@@ -86,6 +91,18 @@ async def down(
     if removal.complete:
         removal.remaining += await asyncio.to_thread(leftovers, config)
     return removal
+
+
+def _joined_as(config: LocalClusterConfig) -> str:
+    """The name under which this machine is a node of somebody else's cluster; empty if it is not, or cannot tell."""
+    if config.kubeconfig.exists():
+        return ""
+    try:
+        member = enrolment.membership(config, clock=SystemClock())
+    except KtoolError as error:  # half-made or damaged: it goes all the same
+        logger.debug("the membership cannot be read: %s", error)
+        return ""
+    return member.node_name if member else ""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from control.api.authorization.node import PODS, node_name
 from kube import status
 from kube.node_labels import is_restricted
 
+
 class NodeRestriction:
     """Refuses what a node's identity may not do to the objects that it may touch."""
 

@@ -23,6 +23,8 @@ parser.add_argument("--runtime")
 parser.add_argument("--docker-socket")
 for name in ("--node-ip", "--cluster-cidr", "--service-cidr", "--kubelet-port"):
     parser.add_argument(name)
+for name in ("--label", "--taint"):
+    parser.add_argument(name, action="append", default=[])
 args = parser.parse_args()
 if args.verb == "reset":
     if (args.data_dir / "stubborn").exists():

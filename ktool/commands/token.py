@@ -1,0 +1,175 @@
+"""`ktool token`"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ktool.session import Session, pass_session, run
+
+if TYPE_CHECKING:
+    from kube.client import Client
+    from kube.join import JoinConfig
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+)([smhd])")
+_TOKEN_ID = re.compile(r"([a-z0-9]{6})(\.[a-z0-9]{16})?")
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `15m`, `2h`, `1d`; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = _DURATION.fullmatch(str(value))
+        if found is None or int(found[1]) == 0:
+            self.fail(f"{value!r} is not a duration such as 90s, 15m, 2h or 1d", param, ctx)
+        return int(found[1]) * _UNITS[found[2]]
+
+
+@click.group("token")
+def command() -> None:
+    """Bootstrap tokens: by one of them a machine joins the cluster (Kubernetes: "Bootstrap Tokens").
+
+    \b
+    ktool token create --node worker-1 --join-file worker-1.json    on the master, or with its kubeconfig
+    ktool join worker-1.json                                        on the new machine, as root
+    """
+
+
+@command.command("create")
+@click.option("--node", default="", help="The name under which the machine is to register.")
+@click.option(
+    "--server", default="", metavar="URL", help="The API server as the machine reaches it [default: as told]."
+)
+@click.option("--ttl", type=Duration(), default="15m", show_default=True, help="How long the token is valid.")
+@click.option("--join-file", default="", metavar="FILE|-", help="Write all that `ktool join` needs (mode 0600).")
+@click.option("--description", default="", help="What `token list` shows of it.")
+@pass_session
+def create(session: Session, /, node: str, server: str, ttl: float, join_file: str, description: str) -> None:
+    """Make a token, and print it or write a join file with it.
+
+    A token is a secret: whoever has it can have a machine join until it expires.
+    """
+    run(_create(session, node=node, server=server, ttl=ttl, join_file=join_file, description=description))
+
+
+async def _create(session: Session, *, node: str, server: str, ttl: float, join_file: str, description: str) -> None:
+    from kube import join, names
+    from kube.clock import SystemClock
+    from kube.errors import KtoolError
+    from provision import bootstrap_token
+
+    if node and (problems := names.dns1123_subdomain(node)):
+        raise KtoolError("this node name cannot be used", found=node, wanted="; ".join(problems))
+    async with session.client() as client:
+        # First what can fail: a token that nobody gets to know should not be there.
+        config = await _invitation(session, client, node=node, server=server) if join_file else None
+        why = description or f"{f'for {node}, ' if node else ''}made by ktool token create"
+        token = await bootstrap_token.create(client, clock=SystemClock(), description=why, lifetime=ttl)
+    if config is None:
+        click.echo(token.text)
+        return
+    import msgspec
+
+    config = msgspec.structs.replace(config, token=token.text)
+    if join_file == "-":
+        click.echo(join.text_of(config), nl=False)
+    else:
+        join.write(Path(os.path.expanduser(join_file)), config)
+        click.echo(f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes", err=True)
+
+
+async def _invitation(session: Session, client: Client, *, node: str, server: str) -> JoinConfig:
+    """A join file's content, with a token that is still to be made."""
+    from urllib.parse import urlsplit
+
+    from kube import cluster_info, pki
+    from kube.errors import KtoolError
+    from kube.join import JoinConfig
+
+    info = await cluster_info.fetch(client)
+    # The CA by which this very connection is trusted, not one that somebody tells.
+    trusted = session.connection().ca_data
+    ca = pki.parse_cert(trusted, source=str(session.kubeconfig_path())) if trusted else info.ca
+    chosen = server or info.server
+    url = urlsplit(chosen)
+    if url.scheme != "https" or not url.hostname:
+        raise KtoolError("this is no URL of an API server", found=chosen, wanted="such as https://192.0.2.1:6443")
+    if not server and url.hostname in ("127.0.0.1", "localhost", "::1"):
+        raise KtoolError(
+            "other machines cannot reach this master",
+            found=f"it tells them {chosen}",
+            wanted="an address that they can reach",
+            mend="name one with --server, or run `ktool up --advertise-address ADDRESS`",
+        )
+    return JoinConfig(server=chosen, token="", ca_cert_hashes=(pki.ca_pin(ca),), node_name=node)
+
+
+@command.command("list")
+@click.option("-o", "--output", type=click.Choice(("json",)), help="As JSON.")
+@pass_session
+def list_tokens(session: Session, /, output: str | None) -> None:
+    """Show the cluster's tokens, without their secrets."""
+    run(_list(session, output))
+
+
+async def _list(session: Session, output: str | None) -> None:
+    from ktool.output.table import print_rows
+    from kube import times
+    from kube.clock import SystemClock
+    from provision import bootstrap_token
+
+    async with session.client() as client:
+        found = await bootstrap_token.find_all(client)
+    if output:
+        rows = [
+            {"id": t.id, "expires": times.rfc3339(t.expires) if t.expires else None, "description": t.description}
+            for t in found
+        ]
+        click.echo(json.dumps(rows))
+        return
+    now = SystemClock().time()
+    print_rows([["ID", "EXPIRES", "DESCRIPTION"], *([t.id, _left(t.expires, now), t.description] for t in found)])
+
+
+def _left(expires: float | None, now: float) -> str:
+    if expires is None:
+        return "never"
+    seconds = expires - now
+    return f"in {seconds / 60:.0f} minutes" if seconds > 0 else "expired"
+
+
+@command.command("delete")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@pass_session
+def delete(session: Session, /, ids: tuple[str, ...]) -> None:
+    """Make tokens worthless at once; ID is the part before the dot."""
+    run(_delete(session, ids))
+
+
+async def _delete(session: Session, ids: tuple[str, ...]) -> None:
+    from kube.errors import KtoolError
+    from kube.status import ApiError
+    from provision import bootstrap_token
+
+    async with session.client() as client:
+        for given in ids:
+            match = _TOKEN_ID.fullmatch(given)
+            if match is None:
+                raise KtoolError("not a token's ID", found="something else", wanted="six letters and digits")
+            try:
+                await bootstrap_token.delete(client, match[1])
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+                raise KtoolError(
+                    "there is no such token", found=match[1], wanted="one of `ktool token list`"
+                ) from error
+            click.echo(f"token {match[1]} deleted")

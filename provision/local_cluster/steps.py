@@ -1,0 +1,138 @@
+"""The steps that every machine of a cluster takes, master or not: preflight, state, Docker Engine, a service.
+
+Each looks first, changes only what differs, and then checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kube.errors import KtoolError
+from provision import data_dir, docker_engine, machine, preflight, processes, sysctl
+from provision.docker_engine import Engine
+from provision.journal import ChangeKind, Journal
+from provision.local_cluster.config import AGENT, MASTER, POD_BRIDGES, SYSCTLS, LocalClusterConfig
+from provision.progress import Progress, Step, step
+from provision.services.service import ServiceSpec, ServiceSupervisor
+
+# What only a node needs.
+_FINDINGS_OF_NODES = frozenset({"docker", "commands", "cgroups"})
+
+
+async def check_machine(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, progress: Progress, warnings: list[str]
+) -> str:
+    """Preflight; the node's address. What is only a warning is added to `warnings`.
+
+    Raises PreflightFailed.
+    """
+    async with step(progress, "preflight", "Checking this machine") as doing:
+        address, findings = await asyncio.to_thread(_preflight, config, supervisor)
+        for finding in findings:
+            warnings.append(f"{finding.what} (found: {finding.found}; wanted: {finding.wanted})")
+            doing.warning(warnings[-1])
+        doing.unchanged(f"{os.cpu_count()} CPUs, node address {address}")
+        return address
+
+
+def _preflight(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tuple[str, list[preflight.Finding]]:
+    facts = machine.gather(config.data_dir, docker_socket=config.docker.socket)
+    services = [supervisor.status(name) for name in supervisor.names()]
+    running = {status.name: status.pid for status in services if status.running and status.pid is not None}
+    own_pids = frozenset(pid for root in running.values() for pid in processes.descendants(root))
+    ports = {MASTER: (config.api_port, "the API server"), AGENT: (config.kubelet_port, "the kubelet")}
+    wanted = preflight.Wanted(
+        ports=dict(ports[role] for role in sorted(config.roles)),
+        pod_cidr=config.pod_cidr,
+        service_cidr=config.service_cidr,
+        data_dir=config.data_dir,
+        ktool_version=config.ktool_version,
+        own_pids=own_pids,
+        # Routes to the pods of an earlier `up` are no clash.
+        own_interfaces=POD_BRIDGES if config.agent_dir.exists() else frozenset(),
+        # A cluster that runs already has taken its share.
+        memory_available=0 if config.roles & running.keys() else preflight.MEMORY_AVAILABLE,
+    )
+    findings = preflight.check(facts, wanted)
+    if AGENT not in config.roles:
+        findings = [finding for finding in findings if finding.name not in _FINDINGS_OF_NODES]
+    warnings = preflight.require(findings)
+    address = config.node_address or machine.node_address()
+    if not address:
+        raise KtoolError(
+            "this machine has no address that others could reach",
+            found="loopback only",
+            wanted="an IPv4 address on some interface",
+            mend="connect it to a network, or name an address with --node-address",
+        )
+    return address, warnings
+
+
+async def prepare(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, journal: Journal, progress: Progress
+) -> None:
+    """The data directory and the kernel's settings; a supervisor that was killed is there again."""
+    async with step(progress, "state", "Preparing the data directory and the kernel") as doing:
+        await asyncio.to_thread(_prepare, config, supervisor, journal, doing)
+
+
+def _prepare(config: LocalClusterConfig, supervisor: ServiceSupervisor, journal: Journal, doing: Step) -> None:
+    known = (config.data_dir / data_dir.VERSION_FILE).exists()
+    if not known:
+        journal.record(ChangeKind.DIRECTORY, str(config.data_dir))
+    data_dir.create(config.data_dir, ktool_version=config.ktool_version)
+    settings = SYSCTLS if AGENT in config.roles else {}
+    changed = [name for name, value in settings.items() if sysctl.ensure(journal, name, value)]
+    orphans = supervisor.recover()
+    doing.changed = not known or bool(changed) or bool(orphans)
+    done = [f"set {', '.join(changed)}"] if changed else []
+    done += [f"{supervisor.name} was gone, {', '.join(orphans)} will be started anew"] if orphans else []
+    doing.result = "; ".join([str(config.data_dir), *done])
+
+
+async def start_engine(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, journal: Journal, progress: Progress
+) -> Engine:
+    """Docker Engine, used or started."""
+    async with step(progress, "docker", "Docker Engine") as doing:
+        known = journal.find(ChangeKind.DOCKER, str(config.docker.socket))
+        engine = await asyncio.to_thread(
+            docker_engine.ensure,
+            config.docker,
+            supervisor=supervisor,
+            journal=journal,
+            log_path=config.log_path(docker_engine.SERVICE),
+            dockerd=machine.find_command("dockerd"),
+            report=doing.detail,
+        )
+        started = known is None and engine.origin is not docker_engine.EngineOrigin.EXISTING
+        doing.changed = started
+        doing.result = f"{engine.version}, {'started' if started else 'answers'} on {engine.socket}"
+        return engine
+
+
+def run_service(supervisor: ServiceSupervisor, spec: ServiceSpec, *, restart: bool = False) -> bool:
+    """Have the service running as `spec` says; True if it had to be started."""
+    changed = supervisor.install(spec)
+    running = supervisor.status(spec.name).running
+    if running and not changed and not restart:
+        return False
+    if running:
+        supervisor.stop(spec.name)
+    supervisor.start(spec.name)
+    return True
+
+
+@contextmanager
+def first_of_group() -> Iterator[None]:
+    """Raise the first error of a TaskGroup by itself: two steps side by side fail like two in a row."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from group

@@ -1,0 +1,119 @@
+"""Waiting until a service does what it is for: bounded, with the reason and the log's end when it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from kube import kubeconfig, objects, times
+from kube.client import Client
+from kube.errors import KtoolError
+from kube.models import core_v1
+from kube.status import ApiError
+from kube.transport import HTTPTransport
+from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
+from provision.progress import Step
+from provision.services.service import ServiceSupervisor, tail
+
+POLL_SECONDS = 0.05
+# A service that died this often on its way up will not come up.
+RESTARTS_TO_GIVE_UP = 3
+
+
+async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> None:
+    """Wait until this machine's API server is ready. KtoolError as from `still_hopeful`."""
+    deadline = time.monotonic() + config.ready_timeout
+    found = "no kubeconfig yet"
+    transport: HTTPTransport | None = None
+    try:
+        while True:
+            if transport is None and config.kubeconfig.exists():
+                transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
+            if transport is not None:
+                ready, found = await _is_ready(Client(transport, user_agent="ktool-up"))
+                if ready:
+                    return
+            await still_hopeful(config, supervisor, MASTER, deadline=deadline, found=found)
+    finally:
+        if transport is not None:
+            await transport.close()
+
+
+async def _is_ready(client: Client) -> tuple[bool, str]:
+    try:
+        async with asyncio.timeout(5):
+            response = await client.raw("GET", "/readyz")
+    except ApiError as error:
+        return False, f"/readyz: {error.message}"
+    except (ConnectionError, TimeoutError) as error:
+        return False, f"no connection: {error}"
+    return response.status == 200, f"/readyz answers {response.status}"
+
+
+async def for_node(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, client: Client, doing: Step, *, since: float
+) -> core_v1.Node:
+    """Wait until this machine's node is Ready, by what it said after `since` (epoch seconds)."""
+    deadline = time.monotonic() + config.ready_timeout
+    last = ""
+    while True:
+        node, found = await _look(client, config.node_name)
+        if not found:
+            ready, found = readiness(node, since=since)
+            if ready and node is not None:
+                return node
+        if found != last:
+            doing.detail(found)
+            last = found
+        await still_hopeful(config, supervisor, AGENT, deadline=deadline, found=found)
+
+
+async def _look(client: Client, name: str) -> tuple[core_v1.Node | None, str]:
+    """(the Node, why it cannot be seen at the moment)."""
+    try:
+        return await find_node(client, name), ""
+    except (ConnectionError, TimeoutError) as error:
+        return None, f"the API server cannot be reached: {error}"
+
+
+async def find_node(client: Client, name: str) -> core_v1.Node | None:
+    """The Node, None if it has not registered. ApiError, ConnectionError."""
+    try:
+        return await client.get(core_v1.Node, name)
+    except ApiError as error:
+        if error.code == 404:
+            return None
+        raise
+
+
+def readiness(node: core_v1.Node | None, *, since: float = 0.0) -> tuple[bool, str]:
+    """(Ready, what is known) of a Node that may not have registered yet.
+
+    What it said before `since` (epoch seconds) does not count: a kept Node still says what it said before `down`.
+    """
+    if node is None:
+        return False, "the node has not registered yet"
+    ready = objects.condition(node.status.conditions if node.status else (), "Ready")
+    if ready is None:
+        return False, "the node has registered"
+    if ready.lastHeartbeatTime and times.parse(ready.lastHeartbeatTime) < int(since):
+        return False, "the node has not reported since its agent was started"
+    return ready.status == "True", f"the node is not ready: {ready.message or ready.reason}"
+
+
+async def still_hopeful(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, service: str, *, deadline: float, found: str
+) -> None:
+    """Wait a moment; KtoolError if the service dies again and again, or the time is up."""
+    status = await asyncio.to_thread(supervisor.status, service)
+    if status.restarts < RESTARTS_TO_GIVE_UP and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        return
+    lines = tail(config.log_path(service), lines=3)
+    why = f"it ended {status.restarts} times" if status.restarts >= RESTARTS_TO_GIVE_UP else found
+    raise KtoolError(
+        f"the {service} does not become ready",
+        found=f"{why}; its log ends: {lines}" if lines else why,
+        wanted=f"ready within {config.ready_timeout:g} s",
+        mend=f"see {config.log_path(service)}",
+    )
