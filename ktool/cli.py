@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Access and images": {
         "image": "Side-load images into the machine's engine, without a registry",
+        "bundle": "One file with everything that a lab's machines get",
         "kubeconfig": "Print the administrator's kubeconfig, or where it is",
         "token": "Bootstrap tokens and join files, by which machines join",
     },

@@ -1,22 +1,15 @@
-"""What a runtime archive holds, decided from names alone: which roles, which files, where they go."""
+"""What a runtime archive holds, decided from names alone: which extras, which files, where they go."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import PurePosixPath
 
+from provision.bundle.archive import ArchiveRole
 
-class RuntimeRole(StrEnum):
-    """What a machine can do with a runtime; a master's does everything that a worker's does."""
-
-    WORKER = "worker"
-    MASTER = "master"
-
-
-EXTRAS: Mapping[RuntimeRole, tuple[str, ...]] = {
-    RuntimeRole.WORKER: ("agent", "node"),
-    RuntimeRole.MASTER: ("control", "agent", "node"),
+EXTRAS: Mapping[ArchiveRole, tuple[str, ...]] = {
+    ArchiveRole.AGENT: ("agent", "node"),
+    ArchiveRole.CONTROL: ("control", "agent", "node"),
 }
 
 # Where a machine has its runtimes; `current` among them leads to the one in use.
@@ -68,11 +61,11 @@ def keeps(file: PurePosixPath) -> bool:
     return not any(file.is_relative_to(tree) for tree in _LEFT_OUT_TREES)
 
 
-def keeps_own(file: PurePosixPath, role: RuntimeRole) -> bool:
+def keeps_own(file: PurePosixPath, role: ArchiveRole) -> bool:
     """Whether a file of ktool's own packages goes to machines of this role; `file` is relative to the checkout."""
     if "__pycache__" in file.parts or file.suffix in (".pyc", ".pyi", ".md"):
         return False
-    if role is not RuntimeRole.MASTER and file.is_relative_to(_MASTER_ONLY):
+    if role is not ArchiveRole.CONTROL and file.is_relative_to(_MASTER_ONLY):
         return False
     return not any(file.is_relative_to(left_out) for left_out in WORKSTATION_ONLY)
 

@@ -18,22 +18,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import platform
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from kube.errors import KtoolError
 from provision.bundle import closure, contents
+from provision.bundle.archive import Archive, ArchiveRole, Manifest, Report
 from provision.bundle.bytecode import compiled
-from provision.bundle.contents import RuntimeRole
-
-Report = Callable[[str], None]
 
 # Another number when the same input makes another archive.
 FORMAT = 1
@@ -42,53 +39,6 @@ TIME = 1_577_836_800
 # Old archives that stay in the cache, for each role and version of Python.
 KEPT = 3
 _COMPRESSION = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a runtime is; as manifest.json beside it on the machine.
-
-    `python_tag` as in `cp311`, `arch` as `uname -m` says it. `compiled` is False where the machine has to compile.
-    """
-
-    key: str
-    role: RuntimeRole
-    version: str
-    python_tag: str
-    arch: str
-    compiled: bool = True
-
-    @property
-    def python(self) -> str:
-        """The interpreter's name: `python3.11`."""
-        return f"python{self.python_tag[2]}.{self.python_tag[3:]}"
-
-    def encode(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode() + b"\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
-    """A runtime archive that is there, at `path`."""
-
-    path: Path
-    manifest: Manifest
-
-    @property
-    def key(self) -> str:
-        """The content's key."""
-        return self.manifest.key
-
-    @property
-    def python_tag(self) -> str:
-        """The version of Python that it is for: `cp311`."""
-        return self.manifest.python_tag
-
-    @property
-    def arch(self) -> str:
-        """The architecture that it is for, as `uname -m` says it."""
-        return self.manifest.arch
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +56,15 @@ def python_tag() -> str:
     return f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
-def file_name(manifest: Manifest) -> str:
-    """An archive's name in the cache and in a bundle."""
-    return f"runtime-{manifest.role}-{manifest.python_tag}-{manifest.arch}-{manifest.key}.tar.gz"
-
-
-def build(role: RuntimeRole | str, cache: Path, report: Report = lambda line: None) -> Archive:
-    """The runtime of a role ("worker" or "master") for this interpreter and architecture; built if not in `cache`.
+def build(role: ArchiveRole, cache: Path, report: Report = lambda line: None) -> Archive:
+    """The runtime of a role for this interpreter and architecture; built if not in `cache`.
 
     `cache` is a folder (provision.lab_state.cache_dir()); archives are kept in `runtime/` below it. KtoolError if this
     environment lacks a dependency.
     """
-    role = RuntimeRole(role)
     if missing := closure.missing_distributions(contents.EXTRAS[role]):
         raise KtoolError(
-            f"this environment cannot make the runtime of a {role}",
+            f"this environment cannot make the {role} runtime",
             found="not installed: " + ", ".join(missing),
             wanted="ktool's extras " + ", ".join(contents.EXTRAS[role]),
             mend="make setup (or: pip install 'ktool[local]'), or take a file made by `ktool bundle create`",
@@ -133,11 +77,11 @@ def build(role: RuntimeRole | str, cache: Path, report: Report = lambda line: No
         python_tag=python_tag(),
         arch=platform.machine(),
     )
-    path = cache / "runtime" / file_name(manifest)
+    path = cache / "runtime" / manifest.file_name
     if path.exists():
         os.utime(path)  # what was used lately is kept
         return Archive(path=path, manifest=manifest)
-    report(f"building the {role}'s runtime {manifest.key}")
+    report(f"building the {role} runtime {manifest.key}")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -147,11 +91,11 @@ def build(role: RuntimeRole | str, cache: Path, report: Report = lambda line: No
     finally:
         beside.unlink(missing_ok=True)
     _prune(path.parent, manifest)
-    report(f"{role}'s runtime: {path.stat().st_size / 1e6:.0f} MB")
+    report(f"{role} runtime: {path.stat().st_size / 1e6:.0f} MB")
     return Archive(path=path, manifest=manifest)
 
 
-def _sources(role: RuntimeRole) -> list[_Source]:
+def _sources(role: ArchiveRole) -> list[_Source]:
     found = []
     for distribution in closure.runtime_distributions(contents.EXTRAS[role]):
         if closure.normal(distribution.name) in contents.LEFT_OUT_DISTRIBUTIONS:
@@ -179,7 +123,7 @@ def _own(name: PurePosixPath, path: Path) -> _Source:
     return _Source(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), own=True)
 
 
-def _key(role: RuntimeRole, sources: list[_Source]) -> str:
+def _key(role: ArchiveRole, sources: list[_Source]) -> str:
     lines = [f"{FORMAT} {role} {python_tag()} {platform.machine()} {metadata.version(closure.ROOT)}"]
     lines += [f"{source.name} {source.digest}" for source in sources]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -227,8 +171,7 @@ def _files(sources: list[_Source], shown: PurePosixPath) -> Iterator[tuple[PureP
 
 def _prune(folder: Path, manifest: Manifest) -> None:
     """Remove all but the archives of this kind that were used last."""
-    pattern = f"runtime-{manifest.role}-{manifest.python_tag}-{manifest.arch}-*.tar.gz"
-    for old in sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    for old in sorted(folder.glob(f"{manifest.prefix}*.tar.gz"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
 
 

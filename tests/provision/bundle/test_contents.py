@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from provision.bundle import closure, contents
-from provision.bundle.contents import RuntimeRole
+from provision.bundle.archive import ArchiveRole
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_files_of_distributions(file: str, kept: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "worker", "master"),
+    ("file", "agent", "control"),
     [
         ("agent/__main__.py", True, True),
         ("control/__main__.py", False, True),
@@ -46,10 +46,10 @@ def test_files_of_distributions(file: str, kept: bool) -> None:
         ("kube/__pycache__/files.cpython-311.pyc", False, False),
     ],
 )
-def test_own_files(file: str, worker: bool, master: bool) -> None:
+def test_own_files(file: str, agent: bool, control: bool) -> None:
     path = PurePosixPath(file)
-    assert contents.keeps_own(path, RuntimeRole.WORKER) is worker
-    assert contents.keeps_own(path, RuntimeRole.MASTER) is master
+    assert contents.keeps_own(path, ArchiveRole.AGENT) is agent
+    assert contents.keeps_own(path, ArchiveRole.CONTROL) is control
 
 
 def test_what_stays_behind_is_imported_by_nothing_that_machines_run() -> None:
@@ -58,7 +58,7 @@ def test_what_stays_behind_is_imported_by_nothing_that_machines_run() -> None:
     machine_commands = ("up", "down", "join", "token", "kubeconfig", "status", "image")
     modules = [path for package in ("provision", "agent", "kube", "control") for path in (root / package).rglob("*.py")]
     modules += [path for name in machine_commands if (path := root / "ktool/commands" / f"{name}.py").exists()]
-    carried = [m for m in modules if contents.keeps_own(PurePosixPath(m.relative_to(root)), RuntimeRole.MASTER)]
+    carried = [m for m in modules if contents.keeps_own(PurePosixPath(m.relative_to(root)), ArchiveRole.CONTROL)]
     assert len(carried) > 200
     left_out = tuple(".".join(path.with_suffix("").parts) for path in contents.WORKSTATION_ONLY)
     wrong = [

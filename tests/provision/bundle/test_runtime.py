@@ -12,8 +12,8 @@ import pytest
 
 from kube.errors import KtoolError
 from provision.bundle import closure, runtime
-from provision.bundle.contents import RuntimeRole
-from provision.bundle.runtime import Archive, build, python_tag
+from provision.bundle.archive import Archive, ArchiveRole
+from provision.bundle.runtime import build, python_tag
 
 SHOW = "import sys, ktool, yaml; print(sys.executable, ktool.__file__, yaml.__file__)"
 
@@ -24,42 +24,42 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(cache: Path) -> Archive:
-    return build("worker", cache)
+def agent(cache: Path) -> Archive:
+    return build(ArchiveRole.AGENT, cache)
 
 
-def test_is_found_again(cache: Path, worker: Archive) -> None:
+def test_is_found_again(cache: Path, agent: Archive) -> None:
     said: list[str] = []
     started = time.monotonic()
-    again = build(RuntimeRole.WORKER, cache, said.append)
+    again = build(ArchiveRole.AGENT, cache, said.append)
     assert time.monotonic() - started < 2  # 0.2 s where nothing else runs
-    assert again == worker
+    assert again == agent
     assert not said
 
 
-def test_roles_differ(cache: Path, worker: Archive) -> None:
-    master = build("master", cache)
-    assert master.key != worker.key
-    with tarfile.open(master.path) as tar:
+def test_roles_differ(cache: Path, agent: Archive) -> None:
+    control = build(ArchiveRole.CONTROL, cache)
+    assert control.key != agent.key
+    with tarfile.open(control.path) as tar:
         names = tar.getnames()
     assert any("/numpy/" in name for name in names)
     assert any(name.endswith("/control/__main__.py") for name in names)
 
 
-def test_what_the_archive_says_and_where_it_goes(worker: Archive) -> None:
-    with tarfile.open(worker.path) as tar:
+def test_what_the_archive_says_and_where_it_goes(agent: Archive) -> None:
+    with tarfile.open(agent.path) as tar:
         entries = tar.getmembers()
-        manifest = tar.extractfile(f"opt/ktool/{worker.key}/manifest.json")
+        manifest = tar.extractfile(f"opt/ktool/{agent.key}/manifest.json")
         assert manifest is not None
         said = json.load(manifest)
         assert not any(str(closure.checkout()).encode() in _data(tar, e) for e in entries if e.name.endswith(".pyc"))
-    assert said["key"] == worker.key
-    assert (said["role"], said["python_tag"], said["compiled"]) == ("worker", python_tag(), True)
+    assert said["key"] == agent.key
+    assert (said["role"], said["python_tag"], said["compiled"]) == ("agent", python_tag(), True)
     names = [entry.name for entry in entries]
     assert {name.split("/")[0] for name in names} == {"opt", "usr"}
     assert [name for name in names if name.startswith("usr")] == ["usr/local/bin/ktool"]
     # Who is interrupted while unpacking has no manifest, and no link to half a runtime.
-    assert names[-3:] == [f"opt/ktool/{worker.key}/manifest.json", "opt/ktool/current", "usr/local/bin/ktool"]
+    assert names[-3:] == [f"opt/ktool/{agent.key}/manifest.json", "opt/ktool/current", "usr/local/bin/ktool"]
     assert {(entry.uid, entry.gid, entry.mtime) for entry in entries} == {(0, 0, runtime.TIME)}
 
 
@@ -68,36 +68,36 @@ def _data(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def test_the_key_is_of_the_content(cache: Path, worker: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_of_the_content(cache: Path, agent: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "FORMAT", runtime.FORMAT + 1)
-    assert runtime._key(RuntimeRole.WORKER, runtime._sources(RuntimeRole.WORKER)) != worker.key
+    assert runtime._key(ArchiveRole.AGENT, runtime._sources(ArchiveRole.AGENT)) != agent.key
 
 
-def test_old_archives_go(tmp_path: Path, worker: Archive) -> None:
+def test_old_archives_go(tmp_path: Path, agent: Archive) -> None:
     for number in range(5):
-        path = tmp_path / f"runtime-worker-{worker.python_tag}-{worker.arch}-{number}.tar.gz"
+        path = tmp_path / f"runtime-agent-{agent.python_tag}-{agent.arch}-{number}.tar.gz"
         path.touch()
         os.utime(path, (number, number))
-    runtime._prune(tmp_path, worker.manifest)
+    runtime._prune(tmp_path, agent.manifest)
     assert sorted(path.name.rsplit("-", 1)[1] for path in tmp_path.iterdir()) == ["2.tar.gz", "3.tar.gz", "4.tar.gz"]
 
 
 def test_an_environment_without_the_dependencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closure, "missing_distributions", lambda extras: ["docker"])
     with pytest.raises(KtoolError, match="docker") as caught:
-        build("worker", tmp_path)
+        build(ArchiveRole.AGENT, tmp_path)
     assert "bundle create" in caught.value.mend
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts over /opt in a namespace of its own")
 @pytest.mark.skipif(not shutil.which("unshare"), reason="unshare is not installed")
-@pytest.mark.parametrize("role", ["worker", "master"])
-def test_runs_where_it_is_unpacked(cache: Path, role: str) -> None:
+@pytest.mark.parametrize("role", ArchiveRole)
+def test_runs_where_it_is_unpacked(cache: Path, role: ArchiveRole) -> None:
     """On this machine's bare interpreter, with /opt and /usr/local/bin as on a new machine."""
     archive = build(role, cache)
     if not Path(f"/usr/bin/{archive.manifest.python}").exists():
         pytest.skip(f"this system's own Python is not {archive.manifest.python}")
-    programs = ["agent", "control"] if role == "master" else ["agent"]
+    programs = ["agent", "control"] if role is ArchiveRole.CONTROL else ["agent"]
     script = [
         "mount -t tmpfs runtime /opt",
         "mount -t tmpfs commands /usr/local/bin",
