@@ -157,7 +157,7 @@ def unpack_images(bundle: Path, folder: Path) -> dict[str, Path]:
 
 
 def verify(bundle: Path) -> Index:
-    """Read all of a bundle and compare it with what it says of itself. KtoolError naming the first file that differs."""
+    """Read all of a bundle and compare it with what it says of itself. KtoolError names the first file that differs."""
     with _opened(bundle) as tar:
         index = _index(tar, bundle)
         for entry in index.files:
