@@ -209,7 +209,9 @@ def load_key(path: Path, passphrase: str | None = None) -> PKey:
     from paramiko.pkey import UnknownKeyType
 
     try:
-        key: PKey = PKey.from_path(path, password=passphrase)
+        # cryptography, to which the passphrase goes as it is, wants bytes, whatever the types say
+        word = passphrase.encode() if passphrase is not None else None
+        key: PKey = PKey.from_path(path, word)  # type: ignore[arg-type]
     except PasswordRequiredException:
         raise
     except TypeError as error:  # cryptography's word for a missing passphrase

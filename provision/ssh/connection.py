@@ -8,6 +8,7 @@ shows it, and how to find out whether it is the right one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import socket
 import threading
@@ -29,6 +30,8 @@ from provision.ssh.shell import OnLine
 
 if TYPE_CHECKING:
     from paramiko import Channel, Transport
+
+logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 15
 # A peer that acknowledges nothing for so long is gone; the keepalives see to it that there is something to acknowledge.
@@ -201,6 +204,15 @@ class Connection(Commands):
         )
 
 
+def _quiet_log() -> str:
+    """The name of the log for paramiko, which tells every failed attempt as an error with its traceback: what it has
+    to say stands in our errors, and the rest is for -v."""
+    name = f"{__name__}.transport"
+    if not logger.isEnabledFor(logging.DEBUG):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return name
+
+
 def _connect(endpoint: Endpoint) -> socket.socket:
     try:
         sock = socket.create_connection((endpoint.address, endpoint.port), timeout=endpoint.connect_timeout)
@@ -218,6 +230,7 @@ def _handshake(endpoint: Endpoint, stream: socket.socket | Channel, ask: Ask | N
 
     trust = _trust(endpoint)
     transport = Transport(stream)
+    transport.set_log_channel(_quiet_log())
     try:
         patience = max(HANDSHAKE_SECONDS, endpoint.connect_timeout)
         transport.banner_timeout = endpoint.connect_timeout
@@ -228,7 +241,7 @@ def _handshake(endpoint: Endpoint, stream: socket.socket | Channel, ask: Ask | N
             transport.start_client(timeout=patience)
             shown = transport.get_remote_server_key()
         except (SSHException, EOFError, OSError) as error:
-            raise _not_spoken(endpoint, str(error) or type(error).__name__) from error
+            raise _not_spoken(endpoint, error) from error
         host_key = HostKey(shown.get_name(), shown.get_base64())
         _check(endpoint, trust, host_key)
         transport.set_keepalive(KEEPALIVE_SECONDS)
@@ -239,8 +252,8 @@ def _handshake(endpoint: Endpoint, stream: socket.socket | Channel, ask: Ask | N
     return transport, host_key
 
 
-def _not_spoken(endpoint: Endpoint, found: str) -> errors.SSHError:
-    if "banner" in found and "timed out" in found.lower():
+def _not_spoken(endpoint: Endpoint, error: Exception) -> errors.SSHError:
+    if isinstance(error.__context__, TimeoutError):  # while the server's first line was awaited
         return errors.Unanswered(
             endpoint.name,
             "accepts the connection and then says nothing",
@@ -248,7 +261,7 @@ def _not_spoken(endpoint: Endpoint, found: str) -> errors.SSHError:
             wanted="an SSH server",
             mend="see that sshd runs there (systemctl status ssh), and that the port is its",
         )
-    return errors.broken(endpoint, found)
+    return errors.broken(endpoint, str(error) or type(error).__name__)
 
 
 def _trust(endpoint: Endpoint) -> _Trust:
