@@ -26,6 +26,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "delete": "Delete objects, by name or as manifests name them",
         "logs": "Print what a pod's containers wrote",
     },
+    "A lab of machines": {
+        "inventory": "Show and check inventories, compare them with what there is",
+    },
     "Access and images": {
         "image": "Side-load images into the machine's engine, without a registry",
         "bundle": "One file with everything that a lab's machines get",
