@@ -59,7 +59,7 @@ class SystemdServices:
         spec.log_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomic(path, text.encode())
         self._systemctl("daemon-reload")
-        self._systemctl("enable", "--quiet", path.name)
+        self._systemctl("enable" if spec.autostart else "disable", "--quiet", path.name)
         return True
 
     def start(self, name: str) -> None:
@@ -187,9 +187,7 @@ def unit_text(spec: ServiceSpec, *, prefix: str, data_dir: Path) -> str:
         "Delegate=yes",
         *limits,
         "",
-        "[Install]",
-        "WantedBy=multi-user.target",
-        "",
+        *(["[Install]", "WantedBy=multi-user.target", ""] if spec.autostart else []),
     ]
     return "\n".join(lines)
 
