@@ -43,6 +43,7 @@ REFUSALS = 5
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who this agent is in the cluster, and where its files lie.

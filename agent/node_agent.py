@@ -35,6 +35,7 @@ from kube.models import core_v1
 
 if TYPE_CHECKING:
     from agent.proxy.proxy import Proxy
+    from agent.routes.routes import PodRoutes
 
 FLUSH_SECONDS = 2.0
 
@@ -49,6 +50,22 @@ class Place:
     data_dir: Path
     hardware: Hardware
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkParts:
+    """The roles that look after the node's network, as far as they run here; the kubelet reports how they do."""
+
+    proxy: Proxy | None = None
+    routes: PodRoutes | None = None
+
+    def proxy_problem(self) -> str | None:
+        """What is wrong with the proxy (empty: nothing); None where it does not run."""
+        return None if self.proxy is None else self.proxy.status.error or self.proxy.status.host_error
+
+    def routes_problem(self) -> str | None:
+        """What is wrong with the routes to other nodes (empty: nothing); None where the role does not run."""
+        return None if self.routes is None else self.routes.status.problem
 
 
 async def run_node(options: AgentOptions, place: Place) -> None:
@@ -71,9 +88,13 @@ async def run_node(options: AgentOptions, place: Place) -> None:
             proxy = None
             if "proxy" in options.roles and options.runtime != "hollow":
                 proxy = _start_proxy(group, options, place, factory, clock)
+            routes = None
+            if "routes" in options.roles and options.runtime != "hollow":
+                routes = _start_routes(group, options, identity, factory, clock)
             if "kubelet" in options.roles:
+                network = NetworkParts(proxy, routes)
                 _start_kubelet(
-                    group, options, place, identity, client, factory, runtime, handlers, recorder, clock, proxy
+                    group, options, place, identity, client, factory, runtime, handlers, recorder, clock, network
                 )
             group.create_task(factory.run(), name="informers")
     finally:
@@ -96,6 +117,7 @@ def _write_record(options: AgentOptions, place: Place, identity: Identity) -> No
             service_cidr=options.service_cidr,
             cgroup_parent=options.cgroup_parent,
             proxy="proxy" in options.roles and options.runtime != "hollow",
+            routes="routes" in options.roles and options.runtime != "hollow",
         ),
     )
 
@@ -117,7 +139,8 @@ def _runtime(options: AgentOptions, identity: Identity) -> Runtime:
         socket=options.docker_socket,
         network=options.network,
         bridge=options.bridge,
-        masquerade=options.masquerade,
+        # the proxy does it better: it leaves other nodes' pods out
+        masquerade=options.masquerade and "proxy" not in options.roles,
     )
 
 
@@ -159,7 +182,7 @@ def _start_kubelet(
     handlers: Handlers,
     recorder: EventRecorder,
     clock: Clock,
-    proxy: Proxy | None,
+    network: NetworkParts,
 ) -> None:
     name = identity.node_name
     hollow = options.runtime == "hollow"
@@ -182,7 +205,8 @@ def _start_kubelet(
         data_dir=place.data_dir,
         recorder=recorder,
         clock=clock,
-        proxy_problem=lambda: None if proxy is None else proxy.status.error or proxy.status.host_error,
+        proxy_problem=network.proxy_problem,
+        routes_problem=network.routes_problem,
     )
     # A hollow node's containers have no use for variables about Services, and a thousand nodes would list them all.
     services = None if hollow else factory.informer(core_v1.Service)
@@ -277,10 +301,21 @@ def _start_proxy(
         cluster_cidr=options.cluster_cidr,
         service_cidr=options.service_cidr,
         bridge=options.bridge,
+        masquerade_pods=options.masquerade,
     )
     proxy = Proxy(factory, node, record=place.data_dir / "proxy.json", clock=clock)
     group.create_task(proxy.run(), name="proxy")
     return proxy
+
+
+def _start_routes(
+    group: asyncio.TaskGroup, options: AgentOptions, identity: Identity, factory: InformerFactory, clock: Clock
+) -> PodRoutes:
+    from agent.routes.routes import PodRoutes
+
+    routes = PodRoutes(factory, identity.node_name, cluster_cidr=options.cluster_cidr, clock=clock)
+    group.create_task(routes.run(), name="routes")
+    return routes
 
 
 def _none() -> Sequence[core_v1.Service]:

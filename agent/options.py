@@ -14,7 +14,7 @@ from kube.errors import KtoolError
 
 DEFAULT_DATA_DIR = Path("/var/lib/ktool/agent")
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
-ROLES = ("runtime", "kubelet", "proxy")
+ROLES = ("runtime", "kubelet", "proxy", "routes")
 RUNTIMES = ("docker", "hollow")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 

@@ -34,6 +34,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     service_cidr: str
     cgroup_parent: str
     proxy: bool
+    routes: bool = False
 
 
 def read(data_dir: Path) -> AgentRecord | None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 async def reset(options: AgentOptions) -> None:
-    """Remove containers, networks, Service rules, mounts, cgroups and files of the agent of `options.data_dir`.
+    """Remove containers, networks, Service rules, routes, mounts, cgroups and files of the agent of `options.data_dir`.
 
     KtoolError if something resists; then run it again after mending that.
     """
@@ -43,6 +43,8 @@ async def reset(options: AgentOptions) -> None:
                 await _remove_containers(known)
             if known.proxy:
                 await asyncio.to_thread(_remove_rules, known, data_dir)
+            if known.routes:
+                await asyncio.to_thread(_remove_routes, known)
         await asyncio.to_thread(_unmount_all, data_dir)
         if known is not None and known.runtime == "docker":
             await asyncio.to_thread(remove_cgroup, known.cgroup_parent)
@@ -69,6 +71,12 @@ def _remove_rules(known: AgentRecord, data_dir: Path) -> None:
         known.node_name, cluster_cidr=known.cluster_cidr, service_cidr=known.service_cidr, bridge=known.bridge
     )
     proxy.remove(node, record=data_dir / "proxy.json")
+
+
+def _remove_routes(known: AgentRecord) -> None:
+    from agent.routes import kernel
+
+    kernel.remove(cluster_cidr=known.cluster_cidr)
 
 
 def mounts_below(folder: Path, mountinfo: str) -> list[str]:

@@ -21,6 +21,8 @@ from provision.services import systemd
 COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "mount", "nsenter", "busybox")
 # Types of routes that refuse instead of leading somewhere.
 NOWHERE = frozenset({"unreachable", "blackhole", "prohibit"})
+# Who made a route: ktool's agent, to the pods of other nodes (agent/routes/plan.py).
+AGENT_ROUTES = "108"
 # Programs that make a machine a node of some Kubernetes already.
 KUBERNETES_PROGRAMS = frozenset({"kubelet", "kube-apiserver", "kube-proxy", "k3s", "k0s", "rke2", "microk8s"})
 
@@ -132,12 +134,14 @@ def listeners() -> Iterable[Listener]:
 
 
 def routes(runner: Runner = run) -> Iterable[Route]:
-    """IPv4 routes of the main table, without default routes and those that lead nowhere (the agent makes one such for
-    the Service range)."""
+    """IPv4 routes of the main table, without default routes, those that lead nowhere (the agent makes one such for
+    the Service range) and the agent's to the pods of other nodes."""
     if not find_command("ip"):
         return
     for found in json.loads(runner(["ip", "-json", "-4", "route", "show", "table", "main"]) or "[]"):
         destination = found.get("dst", "default")
+        if found.get("protocol") == AGENT_ROUTES:
+            continue
         if destination != "default" and found.get("type") not in NOWHERE:
             yield Route(destination if "/" in destination else f"{destination}/32", found.get("dev", ""))
 

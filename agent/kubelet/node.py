@@ -15,12 +15,13 @@ from agent.kubelet.machine import Hardware, Meter, Usage
 from agent.kubelet.node_lease import NodeLease
 from agent.kubelet.node_status import NodeFacts
 from agent.runtime.runtime import ContainerRuntimeError, Image, Runtime, RuntimeVersion
-from kube import objects
+from kube import node_labels, objects
 from kube.client import Client
 from kube.clock import Clock
 from kube.events import NORMAL, EventRecorder, reference_to
 from kube.informer import DELETED, Delta, Informer
 from kube.models import core_v1, meta_v1
+from kube.node_labels import AGENT_ANNOTATION
 from kube.status import ApiError, is_already_exists, is_not_found
 
 STATUS_SECONDS = 10.0
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 class NodeSettings:
     """What is decided about the node outside of it.
 
-    `taints` and `labels` are given to a new Node (labels to an adopted one as well); `pod_cidr` is the fallback where
-    the master allots none (empty: wait for it).
+    `taints` are given to a new Node, `labels` to an adopted one as well (those of an earlier start that are no longer
+    among them are taken away); `pod_cidr` is the fallback where the master allots none (empty: wait for it).
     """
 
     name: str
@@ -54,7 +55,8 @@ class NodeSettings:
 class NodeKeeper:
     """Keeps the Node and its Lease. `nodes` is an informer of just this Node.
 
-    `proxy_problem` tells what is wrong with the proxy role (empty: nothing; None: it does not run here).
+    `proxy_problem` and `routes_problem` tell what is wrong with these roles (empty: nothing; None: they do not run
+    here).
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class NodeKeeper:
         recorder: EventRecorder,
         clock: Clock,
         proxy_problem: Callable[[], str | None] = lambda: None,
+        routes_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._client = client
         self._proxy_problem = proxy_problem
+        self._routes_problem = routes_problem
         self._runtime = runtime
         self._settings = settings
         self._hardware = hardware
@@ -160,14 +164,16 @@ class NodeKeeper:
     async def register(self) -> None:
         """Create the Node, or adopt the one that has this name. Raises ApiError, ConnectionError."""
         facts = await self._facts()
-        labels = {**node_status.labels(facts), **self._settings.labels}
+        well_known = node_status.labels(facts)
+        given = node_labels.reconciled({}, {}, self._settings.labels, annotation=AGENT_ANNOTATION, keep=well_known)
+        assert given is not None, "every node has labels"
         try:
             node = await self._client.get(core_v1.Node, self._settings.name)
         except ApiError as error:
             if not is_not_found(error):
                 raise
             wanted = core_v1.Node(
-                metadata=meta_v1.ObjectMeta(name=self._settings.name, labels=labels),
+                metadata=meta_v1.ObjectMeta(name=self._settings.name, **given["metadata"]),
                 spec=self._spec(),
                 status=node_status.node_status(facts, None, now=self._clock.time()),
             )
@@ -179,8 +185,14 @@ class NodeKeeper:
                 return  # the next try adopts it
             log.info("node %s is registered", self._settings.name)
         else:
-            if any(node.metadata.labels.get(name) != value for name, value in labels.items()):
-                patch = {"metadata": {"labels": labels}}
+            patch = node_labels.reconciled(
+                node.metadata.labels,
+                node.metadata.annotations,
+                self._settings.labels,
+                annotation=AGENT_ANNOTATION,
+                keep=well_known,
+            )
+            if patch is not None:
                 node = await self._client.patch(core_v1.Node, self._settings.name, patch)
             self._take(node)
             log.info("node %s existed already and is adopted", self._settings.name)
@@ -256,6 +268,7 @@ class NodeKeeper:
             pressures=self._pressures,
             max_pods=self._settings.max_pods,
             proxy_problem=self._proxy_problem(),
+            routes_problem=self._routes_problem(),
         )
 
     async def _sleep(self, seconds: float) -> None:

@@ -33,6 +33,8 @@ PID_PRESSURE = "PIDPressure"
 READY = "Ready"
 # a condition of our own beside Kubernetes': whether the proxy role does its work
 PROXY_READY = "ServiceProxyReady"
+# and another: whether this node's pods reach those of all other nodes
+ROUTES_READY = "PodRoutesReady"
 
 ANNOTATION_CPU = "ktool.io/cpu-percent"
 ANNOTATION_LOAD = "ktool.io/load"
@@ -64,6 +66,7 @@ class NodeFacts:
     pressures: Mapping[str, float] = field(default_factory=dict)
     max_pods: int = MAX_PODS
     proxy_problem: str | None = None
+    routes_problem: str | None = None
 
 
 def node_status(facts: NodeFacts, previous: core_v1.NodeStatus | None, *, now: float) -> core_v1.NodeStatus:
@@ -221,6 +224,12 @@ def _conditions(facts: NodeFacts, previous: list[core_v1.NodeCondition], now: fl
             ("RulesSynced", "Service rules follow the cluster") if well else ("Failing", facts.proxy_problem)
         )
         found.append(_condition(PROXY_READY, well, reason, message, previous, now))
+    if facts.routes_problem is not None:
+        well = not facts.routes_problem
+        reason, message = (
+            ("RoutesSet", "pods of all other nodes have a route") if well else ("RoutesMissing", facts.routes_problem)
+        )
+        found.append(_condition(ROUTES_READY, well, reason, message, previous, now))
     return found
 
 

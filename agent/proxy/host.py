@@ -17,13 +17,12 @@ by their protocol number, iptables rules by their comment, settings by the recor
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ IP_FORWARD = "net/ipv4/ip_forward"
 BRIDGE_NETFILTER = "net/bridge/bridge-nf-call-iptables"
 
 _HAIRPIN = 1
-_RTMGRP_LINK = 1
 _RTN_UNREACHABLE = 7
 _COMMAND_SECONDS = 20.0
 _IPTABLES = ("iptables", "--wait", "5")
@@ -136,27 +134,6 @@ class HostNetwork:
                         netlink.route("del", **_as_found(route, self._node.service_cidr))
         except NetlinkError as error:
             raise KtoolError("cannot remove the routes of the Service range", found=str(error)) from error
-
-
-async def link_changes(settle: float = 0.1) -> AsyncGenerator[None]:
-    """Yields whenever links of this network namespace came, went or changed, `settle` seconds after the first change
-    (a pod that starts makes many)."""
-    loop = asyncio.get_running_loop()
-    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as netlink:
-        netlink.bind((0, _RTMGRP_LINK))
-        while True:
-            try:
-                await loop.sock_recv(netlink, 65_536)
-                await asyncio.sleep(settle)
-                while True:
-                    netlink.recv(65_536)
-            except BlockingIOError:
-                yield
-            except OSError as error:
-                # more changes than the socket holds: which ones does not matter here
-                log.debug("link changes: %s", error)
-                yield
 
 
 def _as_found(route: Any, destination: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Protocol as Interface
 from typing import TypeVar
 
+from agent import netlink_changes
 from agent.proxy import conntrack, services
-from agent.proxy.host import HostNetwork, link_changes
+from agent.proxy.host import HostNetwork
 from agent.proxy.nft import Applied, NftTable
 from agent.proxy.rules import Planner
 from agent.proxy.ruleset import Ruleset
@@ -107,7 +108,7 @@ class Proxy:
         table: Table | None = None,
         host: Host | None = None,
         forget: Callable[[list[conntrack.UdpChange], NodeNetwork], int] = conntrack.forget,
-        links: Callable[[], AsyncGenerator[None]] = link_changes,
+        links: Callable[[], AsyncGenerator[None]] = netlink_changes.links,
         executor: Executor | None = None,
         clock: Clock | None = None,
     ) -> None:

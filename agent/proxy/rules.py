@@ -21,6 +21,8 @@ What would go wrong otherwise, rule by rule:
   endpoint may be on another node), and hairpins (a pod that reaches itself would see its own address as the peer).
   The decision is a bit of the connection's mark, not of the packet's, so that later packets carry it as well and
   Docker's FORWARD policy can be told to let exactly these through.
+  It also masquerades pods that talk to what is outside of the cluster. The engine could do that, but it would not
+  leave other nodes' pods out, and its rules come before ours whenever it starts.
 - arriving, received and leaving refuse at once what has no endpoint; without them a client waits for a timeout, and a
   ClusterIP that nobody forwards leaves the machine by the default route.
 - guard drops loopback addresses on the pod bridge. NodePorts answer on 127.0.0.1 only with `route_localnet` there, and
@@ -155,6 +157,7 @@ def base(node: NodeNetwork) -> Ruleset:
             (
                 f"ct mark and {MASQUERADE_MARK:#x} == {MASQUERADE_MARK:#x} masquerade fully-random",
                 f"ct status dnat ip saddr . ip daddr @{HAIRPIN} masquerade fully-random",
+                *_leaving_the_cluster(node),
             ),
             "type nat hook postrouting priority srcnat;",
         ),
@@ -175,6 +178,14 @@ def base(node: NodeNetwork) -> Ruleset:
         ),
     }
     return Ruleset(sets=sets, chains=chains)
+
+
+def _leaving_the_cluster(node: NodeNetwork) -> tuple[str, ...]:
+    """Outside of the cluster nobody knows the way back to a pod; inside, everybody does, and sees who asks."""
+    if not node.masquerade_pods:
+        return ()
+    inside = f"ip saddr {node.cluster_cidr} ip daddr != {node.cluster_cidr}"
+    return (f'{inside} oifname != "{node.bridge}" oifname != "lo" masquerade fully-random',)
 
 
 def service_rules(port: ServicePort, node: NodeNetwork, *, previous: Ruleset = EMPTY) -> Ruleset:

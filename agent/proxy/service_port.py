@@ -73,7 +73,8 @@ class NodeNetwork:
 
     `name` is the Node's name, `ips` its own addresses; `cluster_cidr` holds all pods of the cluster, `service_cidr` all
     ClusterIPs; `bridge` is the link that the node's pods hang on. `masquerade_all` hides every client's address: the
-    way out where the kernel shows bridged packets to nobody (no br_netfilter).
+    way out where the kernel shows bridged packets to nobody (no br_netfilter). `masquerade_pods` hides pods' addresses
+    from what is outside of the cluster.
     """
 
     name: str
@@ -82,3 +83,4 @@ class NodeNetwork:
     service_cidr: str = "10.96.0.0/16"
     bridge: str = "ktool0"
     masquerade_all: bool = False
+    masquerade_pods: bool = True

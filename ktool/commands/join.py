@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -59,4 +58,4 @@ def _read(file: str) -> JoinConfig:
 
     if file == "-":
         return join.parse(sys.stdin.buffer.read(), source="on standard input")
-    return join.read(Path(os.path.expanduser(file)))
+    return join.read(Path(file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +81,7 @@ async def _create(session: Session, *, node: str, server: str, ttl: float, join_
     if join_file == "-":
         click.echo(join.text_of(config), nl=False)
     else:
-        join.write(Path(os.path.expanduser(join_file)), config)
+        join.write(Path(join_file), config)
         click.echo(f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes", err=True)
 
 

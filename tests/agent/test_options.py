@@ -15,7 +15,7 @@ from kube.errors import KtoolError
 def test_defaults() -> None:
     found = parse([])
     assert found.runtime == "docker"
-    assert found.roles == {"runtime", "kubelet", "proxy"}
+    assert found.roles == {"runtime", "kubelet", "proxy", "routes"}
     assert not found.reset
 
 

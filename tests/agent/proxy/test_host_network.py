@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from agent import netlink_changes
 from agent.proxy import proxy
-from agent.proxy.host import BRIDGE_NETFILTER, IP_FORWARD, HostNetwork, link_changes
+from agent.proxy.host import BRIDGE_NETFILTER, IP_FORWARD, HostNetwork
 from agent.proxy.nft import NftTable
 from agent.proxy.rules import plan
 from tests.agent.proxy import lab as labs
@@ -100,7 +101,7 @@ def test_bridge_ports_get_hairpin_mode(space: labs.Namespace, tmp_path: Path) ->
 def test_link_changes_are_told_once_for_many(space: labs.Namespace, loop: object) -> None:
     async def count() -> int:
         told = 0
-        changes = link_changes(settle=0.05)
+        changes = netlink_changes.links(settle=0.05)
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.02)
         space.ip("link add one type veth peer name two", "link set one up", "link set two up", "link del one")

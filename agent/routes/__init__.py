@@ -1,0 +1,1 @@
+"""The routes role: kernel routes to the pods of other nodes (ADR 0019)."""
