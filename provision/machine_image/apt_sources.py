@@ -1,7 +1,7 @@
 """Where Debian's packages come from: the machine's own apt sources, narrowed to one release.
 
 Both of apt's formats are read (sources.list(5)): one line a source, and deb822 paragraphs. Of what they name, only
-Debian's own suites are taken (`bookworm`, `bookworm-updates`, `bookworm-security`): a machine's other sources are for the
+Debian's own suites are taken (`bookworm`, `bookworm-updates`, `bookworm-security`): its other sources are for the
 machine. If the image is of another release than the machine, the same places are asked for that release's suites.
 """
 

@@ -7,7 +7,8 @@ busybox, the few kernel modules, and a script that loads them, mounts the disk a
 
 from __future__ import annotations
 
-from provision.machine_image.recipe import INITRD_MODULES, Purpose
+from provision.machine_image.purpose import Purpose
+from provision.machine_image.recipe import INITRD_MODULES
 
 # pid 1 of the initrd. The root's device is waited for, at most ten seconds, and named on the console if it is missing.
 _INIT = """\

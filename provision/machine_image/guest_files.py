@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from provision.machine_image.purpose import Purpose
+
 # The line in which a machine tells its public host key on its console: whoever made it can pin the key, without
 # trusting what answers on the network.
 HOST_KEY_MARK = "ktool-host-key:"
 
 _PROGRAMS = "usr/local/lib/ktool-machine"
 _UNITS = "etc/systemd/system"
-_AFTER_SSH = "[Unit]\nAfter=ssh.service\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,99 +38,8 @@ class GuestLink:
     target: str
 
 
-# ssh-keygen writes two files: the private key gets its name last, so that a machine that lost power in between makes
-# them anew. The root's device is synced, or a key that was pinned could be lost with the power.
-_HOST_KEY = f"""\
-#!/bin/sh
-# A host key of this machine's own, made at its first boot, and told on the console at each one.
-key=/etc/ssh/ssh_host_ed25519_key
-if [ ! -s "$key" ]; then
-    rm -f "$key.new" "$key.new.pub"
-    ssh-keygen -q -t ed25519 -N '' -C '' -f "$key.new" || exit 1
-    mv "$key.new.pub" "$key.pub"
-    mv "$key.new" "$key"
-    sync "$key" "$key.pub"
-fi
-read -r type value rest <"$key.pub"
-echo "{HOST_KEY_MARK} $type $value" >/dev/console || true
-"""
-
-_NAME_SERVERS = """\
-#!/bin/sh
-# networkd learns name servers from DHCP; nobody else writes them where programs look.
-servers=$(sed -n 's/^DNS=//p' /run/systemd/netif/state)
-[ -n "$servers" ] || exit 0
-for server in $servers; do echo "nameserver $server"; done >/etc/resolv.conf.new
-mv /etc/resolv.conf.new /etc/resolv.conf
-"""
-
-FILES = (
-    GuestFile("etc/hostname", "ktool-machine\n"),
-    GuestFile("etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"),
-    GuestFile("etc/fstab", ""),
-    GuestFile(
-        "etc/ssh/sshd_config.d/10-ktool.conf",
-        "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
-        "UseDNS no\nMaxStartups 50\n",
-    ),
-    GuestFile(f"{_PROGRAMS}/host-key", _HOST_KEY, 0o755),
-    GuestFile(
-        f"{_UNITS}/ssh.service.d/ktool.conf",
-        # The unit's own line checks the configuration, which takes as long as reading it once more.
-        f"[Service]\nExecStartPre=\nExecStartPre=/{_PROGRAMS}/host-key\n",
-    ),
-    GuestFile(
-        "etc/systemd/network/80-ktool.network",
-        # A lease is looked up by the hardware address, which is the machine's own and stays.
-        "[Match]\nName=eth* en*\nType=ether\nKind=!veth\n\n"
-        "[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\nKeepConfiguration=dhcp-on-stop\n\n"
-        "[DHCPv4]\nClientIdentifier=mac\nUseDNS=yes\n",
-    ),
-    GuestFile(f"{_PROGRAMS}/name-servers", _NAME_SERVERS, 0o755),
-    GuestFile(
-        f"{_UNITS}/ktool-name-servers.path",
-        "[Unit]\nDescription=Name servers from DHCP\n\n[Path]\nPathChanged=/run/systemd/netif/state\n\n"
-        "[Install]\nWantedBy=multi-user.target\n",
-    ),
-    GuestFile(
-        f"{_UNITS}/ktool-name-servers.service",
-        f"[Unit]\nDescription=Name servers from DHCP\n\n[Service]\nType=oneshot\nExecStart=/{_PROGRAMS}/name-servers\n",
-    ),
-    GuestFile(
-        f"{_UNITS}/ktool-grow-root.service",
-        "[Unit]\nDescription=Grow the root file system to its disk\nAfter=ssh.service\n"
-        "ConditionVirtualization=!container\n\n"
-        "[Service]\nType=oneshot\nExecStart=/usr/lib/systemd/systemd-growfs /\n\n"
-        "[Install]\nWantedBy=multi-user.target\n",
-    ),
-    # Few kinds of devices matter to a virtual machine: asking for all others again takes a second.
-    GuestFile(
-        f"{_UNITS}/systemd-udev-trigger.service.d/ktool.conf",
-        "[Service]\nExecStart=\nExecStart=-udevadm trigger --action=add --subsystem-match=net --subsystem-match=block "
-        "--subsystem-match=pci --subsystem-match=virtio --subsystem-match=acpi --subsystem-match=input\n",
-    ),
-    *(
-        GuestFile(f"{_UNITS}/{unit}.d/ktool.conf", _AFTER_SSH)
-        for unit in ("docker.service", "docker.socket", "containerd.service", "systemd-logind.service")
-    ),
-    # /proc/sys has what pods' traffic needs before anybody sets it by hand.
-    GuestFile("etc/sysctl.d/80-ktool.conf", "net.ipv4.ip_forward=1\n"),
-)
-
-LINKS = (
-    GuestLink(f"{_UNITS}/default.target", "/usr/lib/systemd/system/multi-user.target"),
-    *(
-        GuestLink(f"{_UNITS}/multi-user.target.wants/{unit}", f"{folder}/{unit}")
-        for unit, folder in (
-            ("systemd-networkd.service", "/usr/lib/systemd/system"),
-            ("ktool-name-servers.path", f"/{_UNITS}"),
-            ("ktool-grow-root.service", f"/{_UNITS}"),
-        )
-    ),
-)
-
 # Each of these costs time at boot, or waits, and gives a lab machine nothing.
-MASKED = (
+_MASKED = (
     # waits for the network, or for people at a console that nobody sits at
     "systemd-networkd-wait-online.service",
     "getty.target",
@@ -155,6 +65,8 @@ MASKED = (
     "systemd-fsck-root.service",
     "systemd-journal-flush.service",
     "systemd-random-seed.service",
+)
+_MASKED_VIRTUAL = (
     # file systems and modules that nothing here uses, or that are mounted when they are needed
     "dev-hugepages.mount",
     "dev-mqueue.mount",
@@ -171,7 +83,231 @@ MASKED = (
     "modprobe@fuse.service",
     "modprobe@loop.service",
     "kmod-static-nodes.service",
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-networkd.socket",
     # devices that virtual machines do not have
     "systemd-initctl.socket",
     "systemd-rfkill.socket",
 )
+
+
+# ssh-keygen writes two files: the private key gets its name last, so that a machine that lost power in between makes
+# them anew. They are synced, or a key that was pinned could be lost with the power.
+_HOST_KEY = f"""\
+#!/bin/sh
+# A host key of this machine's own, made at its first boot, and told on the console at each one.
+key=/etc/ssh/ssh_host_ed25519_key
+if [ ! -s "$key" ]; then
+    rm -f "$key.new" "$key.new.pub"
+    ssh-keygen -q -t ed25519 -N '' -C '' -f "$key.new" || exit 1
+    mv "$key.new.pub" "$key.pub"
+    mv "$key.new" "$key"
+    sync "$key" "$key.pub"
+fi
+read -r type value rest <"$key.pub"
+echo "{HOST_KEY_MARK} $type $value" >/dev/console || true
+"""
+
+# Debian's unit waits for the whole system, the network and a check of the configuration, and asks PAM about each login,
+# which takes as long as the login itself.
+_SSH_UNIT = f"""\
+[Unit]
+Description=OpenSSH server, as soon as its keys are there
+Documentation=man:sshd(8) man:sshd_config(5)
+DefaultDependencies=no
+Wants=systemd-tmpfiles-setup.service
+After=local-fs.target systemd-tmpfiles-setup.service
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+Type=notify
+ExecStartPre=/{_PROGRAMS}/host-key
+ExecStart=/usr/sbin/sshd -D
+ExecReload=/usr/sbin/sshd -t
+ExecReload=/bin/kill -HUP $MAINPID
+KillMode=process
+Restart=on-failure
+RestartPreventExitStatus=255
+RuntimeDirectory=sshd
+RuntimeDirectoryMode=0755
+
+[Install]
+WantedBy=multi-user.target
+Alias=sshd.service
+"""
+_SSH_CONFIGURATION = """\
+HostKey /etc/ssh/ssh_host_ed25519_key
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+UseDNS no
+PrintMotd no
+MaxStartups 50
+"""
+
+# One interface with a known name, one lease: busybox does it in a tenth of the time of a network daemon and udev.
+_NETWORK_UNIT = f"""\
+[Unit]
+Description=Address by DHCP
+ConditionVirtualization=!container
+DefaultDependencies=no
+Wants=network.target
+Before=network.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+ExecStart=/bin/busybox udhcpc -f -i eth0 -t 5 -T 1 -A 2 -x hostname:%H -s /{_PROGRAMS}/lease
+Restart=always
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+_LEASE = """\
+#!/bin/sh
+# Told by udhcpc what became of the lease. An address that was lost stays until another comes: connections live on.
+case $1 in
+deconfig) ip link set "$interface" up ;;
+bound | renew)
+    others=$(ip -4 -o address show dev "$interface" scope global | awk '{print $4}' | grep -vxF "$ip/$mask")
+    for other in $others; do ip address delete "$other" dev "$interface"; done
+    ip address replace "$ip/$mask" dev "$interface"
+    [ -z "$router" ] || ip route replace default via "${router%% *}" dev "$interface"
+    [ -n "$dns" ] || exit 0
+    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf.new
+    mv /etc/resolv.conf.new /etc/resolv.conf
+    ;;
+esac
+"""
+
+# On other hardware the interfaces are not known ahead.
+_NETWORKD = """\
+[Match]
+Name=eth* en*
+Type=ether
+Kind=!veth
+
+[Network]
+DHCP=ipv4
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+
+[DHCPv4]
+ClientIdentifier=mac
+"""
+_NAME_SERVERS = """\
+#!/bin/sh
+# networkd learns name servers from DHCP; nobody else writes them where programs look.
+servers=$(sed -n 's/^DNS=//p' /run/systemd/netif/links/* | tr '\\n' ' ')
+[ -n "$servers" ] || exit 0
+for server in $servers; do echo "nameserver $server"; done >/etc/resolv.conf.new
+mv /etc/resolv.conf.new /etc/resolv.conf
+"""
+_NAME_SERVERS_PATH = """\
+[Unit]
+Description=Name servers from DHCP
+
+[Path]
+PathChanged=/run/systemd/netif/state
+
+[Install]
+WantedBy=multi-user.target
+"""
+_NAME_SERVERS_UNIT = f"""\
+[Unit]
+Description=Name servers from DHCP
+
+[Service]
+Type=oneshot
+ExecStart=/{_PROGRAMS}/name-servers
+"""
+
+_GROW_UNIT = """\
+[Unit]
+Description=Grow the root file system to its disk
+After=ssh.service
+ConditionVirtualization=!container
+
+[Service]
+Type=oneshot
+ExecStart=/usr/lib/systemd/systemd-growfs /
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_ANY_MACHINE = (
+    GuestFile("etc/hostname", "ktool-machine\n"),
+    GuestFile("etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"),
+    GuestFile("etc/fstab", ""),
+    GuestFile("etc/ssh/sshd_config.d/10-ktool.conf", _SSH_CONFIGURATION),
+    GuestFile(f"{_PROGRAMS}/host-key", _HOST_KEY, 0o755),
+    GuestFile(f"{_UNITS}/ssh.service", _SSH_UNIT),
+    GuestFile(f"{_UNITS}/ktool-grow-root.service", _GROW_UNIT),
+)
+_VIRTUAL = (
+    GuestFile(f"{_UNITS}/ktool-network.service", _NETWORK_UNIT),
+    GuestFile(f"{_PROGRAMS}/lease", _LEASE, 0o755),
+    # Devices whose modules nothing loads, since nobody makes their files before.
+    GuestFile("etc/modules-load.d/ktool.conf", "tun\nfuse\n"),
+    # Few kinds of devices matter to a virtual machine: asking for all others again takes a second.
+    GuestFile(
+        f"{_UNITS}/systemd-udev-trigger.service.d/few-devices.conf",
+        "[Service]\nExecStart=\nExecStart=-udevadm trigger --action=add --subsystem-match=net --subsystem-match=block "
+        "--subsystem-match=pci --subsystem-match=virtio --subsystem-match=acpi --subsystem-match=input\n",
+    ),
+    *(
+        GuestFile(f"{_UNITS}/{unit}.d/after-ssh.conf", "[Unit]\nAfter=ssh.service\n")
+        for unit in (
+            "containerd.service",
+            "dbus.service",
+            "docker.service",
+            "systemd-logind.service",
+            "systemd-modules-load.service",
+            "systemd-sysctl.service",
+            "systemd-udev-trigger.service",
+            "systemd-udevd.service",
+        )
+    ),
+)
+_METAL = (
+    GuestFile("etc/systemd/network/80-ktool.network", _NETWORKD),
+    GuestFile(f"{_PROGRAMS}/name-servers", _NAME_SERVERS, 0o755),
+    GuestFile(f"{_UNITS}/ktool-name-servers.path", _NAME_SERVERS_PATH),
+    GuestFile(f"{_UNITS}/ktool-name-servers.service", _NAME_SERVERS_UNIT),
+)
+
+# They turn what may be configured elsewhere into units; of all that, a virtual machine of ours has nothing.
+_GENERATORS = (
+    *("cryptsetup", "debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "integritysetup", "rc-local", "run"),
+    *("ssh", "system-update", "sysv", "tpm2", "veritysetup"),
+)
+
+
+def files(purpose: Purpose) -> tuple[GuestFile, ...]:
+    """The files of an image for that purpose."""
+    return (*_ANY_MACHINE, *(_VIRTUAL if purpose is Purpose.VIRTUAL else _METAL))
+
+
+def links(purpose: Purpose) -> tuple[GuestLink, ...]:
+    """The links of an image for that purpose: units that start, generators that do not run."""
+    wanted = [("ktool-grow-root.service", f"/{_UNITS}")]
+    if purpose is Purpose.VIRTUAL:
+        wanted.append(("ktool-network.service", f"/{_UNITS}"))
+    else:
+        wanted += [
+            ("ktool-name-servers.path", f"/{_UNITS}"),
+            ("systemd-networkd.service", "/usr/lib/systemd/system"),
+        ]
+    silent = _GENERATORS if purpose is Purpose.VIRTUAL else ()
+    return (
+        GuestLink(f"{_UNITS}/default.target", "/usr/lib/systemd/system/multi-user.target"),
+        *(GuestLink(f"{_UNITS}/multi-user.target.wants/{unit}", f"{folder}/{unit}") for unit, folder in wanted),
+        *(GuestLink(f"etc/systemd/system-generators/systemd-{name}-generator", "/dev/null") for name in silent),
+    )
+
+
+def masked(purpose: Purpose) -> tuple[str, ...]:
+    """The units of an image for that purpose that are never to run."""
+    return (*_MASKED, *(_MASKED_VIRTUAL if purpose is Purpose.VIRTUAL else ()))

@@ -24,7 +24,8 @@ from provision.machine import find_command, os_release
 from provision.machine_image import apt_sources
 from provision.machine_image.cache import as_owner, digest_of, entry, watch_output
 from provision.machine_image.finish import finish_script
-from provision.machine_image.recipe import Purpose, Recipe, content_key
+from provision.machine_image.purpose import Purpose
+from provision.machine_image.recipe import Recipe, content_key
 from provision.machine_image.vmlinux import unpack_kernel
 from provision.providers.provider import Report
 
@@ -170,7 +171,7 @@ def _archive(recipe: Recipe) -> bytes:
         paths = [*(f.path for f in recipe.files), *(link.path for link in recipe.links)]
         # Only folders that are ours: existing ones would get our mode.
         for folder in sorted({str(Path(path).parent) for path in paths}):
-            if folder.endswith(".d") or folder.startswith("usr/local/lib/"):
+            if folder.endswith((".d", "system-generators")) or folder.startswith("usr/local/lib/"):
                 add(folder, kind=tarfile.DIRTYPE, mode=0o755)
         for file in recipe.files:
             add(file.path, kind=tarfile.REGTYPE, mode=file.mode, content=file.content.encode())

@@ -44,9 +44,11 @@ def _decompress(payload: bytes) -> bytes | None:
             return lzma.LZMADecompressor().decompress(payload)
         if payload.startswith(b"\x1f\x8b"):
             return zlib.decompressobj(wbits=31).decompress(payload)
-        if payload.startswith(b"\x28\xb5\x2f\xfd"):
-            done = subprocess.run(["zstd", "-dcq"], input=payload[:-4], capture_output=True, timeout=60, check=False)
-            return done.stdout or None
+        for magic, program in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x02\x21\x4c\x18", "lz4")):
+            if payload.startswith(magic):
+                packed = payload[:-4]
+                done = subprocess.run([program, "-dcq"], input=packed, capture_output=True, timeout=60, check=False)
+                return done.stdout or None
     except (lzma.LZMAError, zlib.error, OSError, subprocess.TimeoutExpired):
         return None
     return None
