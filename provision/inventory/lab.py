@@ -82,7 +82,10 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedfishSettings:
-    """A machine's BMC. The password is read from the inventory's variables when it is needed, never kept here."""
+    """A machine's BMC. The password is read from the inventory's variables when it is needed, never kept here.
+
+    `proxy_dhcp`: another DHCP server gives the addresses where the machine boots, ktool only adds what to boot.
+    """
 
     url: str = ""
     system: str = ""
@@ -90,6 +93,7 @@ class RedfishSettings:
     verify: bool = True
     ca_file: Path | None = None
     disk: str = ""  # device to install to, empty: the first one that is no removable medium
+    proxy_dhcp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
