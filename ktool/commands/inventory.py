@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LAB_VARIABLE = "KTOOL_INVENTORY_LAB"
 
+# providers that make machines
+MADE = ("libvirt", "nspawn")
+
 
 def inventory_option(function: Any) -> Any:
     """`-i/--inventory`"""
@@ -64,15 +67,16 @@ def show(inventory: Path, output: str | None) -> None:
     from ktool.output.table import print_rows
 
     network = lab.network
-    click.echo(f"lab {lab.name}: network {network.name or lab.name} ({network.mode}, {network.cidr}), ", nl=False)
-    click.echo(f"pods {lab.pod_cidr}, services {lab.service_cidr}")
+    made = any(machine.provider in MADE for machine in lab.machines)
+    own = f"network {network.name or network.bridge or lab.name} ({network.mode}, {network.cidr}), " if made else ""
+    click.echo(f"lab {lab.name}: {own}pods {lab.pod_cidr}, services {lab.service_cidr}")
     header = ["NAME", "ROLES", "PROVIDER", "ADDRESS", "CPUS", "MEMORY", "DISK", "LABELS", "TAINTS"]
     print_rows([header, *(_row(machine) for machine in lab.machines)])
 
 
 def _row(machine: Machine) -> list[str]:
     # a machine that exists has what it has; sizes are only for those that are made
-    made = machine.provider in ("libvirt", "nspawn")
+    made = machine.provider in MADE
     sizes = [str(machine.cpus), f"{machine.memory_mib} MiB", f"{machine.disk_gib} GiB"] if made else ["-"] * 3
     return [
         machine.name,

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 # What Ansible itself adds to every host's variables; none of it was written by the inventory's author.
@@ -124,12 +125,14 @@ def _host(host: Any, loader: Any, manager: Any) -> dict[str, Any]:
     secret: list[str] = []
     for key in sorted(set(found) - _MAGIC):
         raw, name = found[key], str(key)
-        if origin := _origin(raw) or _origin(key):
+        origin = _origin(raw) or _origin(key)
+        if origin:
             origins[name] = origin
-        if _is_secret(raw):
-            secret.append(name)
         try:
-            variables[name] = _plain(templar.template(raw))
+            resolved = templar.template(raw)
+            variables[name] = _plain(resolved)
+            if _is_secret(raw) or _is_secret(resolved) or _is_vaulted(origin.rpartition(":")[0] or origin):
+                secret.append(name)
         except Exception as error:  # noqa: BLE001 a template runs anything; who wrote it learns what happened
             unresolved[name] = _message(error)
     return {
@@ -169,14 +172,27 @@ def _origin(value: Any) -> str:
 
 
 def _is_secret(value: Any) -> bool:
-    """Whether a value came out of Ansible's vault."""
+    """Whether a value, or one inside of it, is encrypted by itself (`!vault`)."""
     try:
-        from ansible._internal._datatag._tags import SourceWasEncrypted, VaultedValue
+        from ansible._internal._datatag._tags import VaultedValue
         from ansible.parsing.vault import EncryptedString
     except ImportError:
         return type(value).__name__ == "AnsibleVaultEncryptedUnicode"
-    tags = (SourceWasEncrypted, VaultedValue)
-    return isinstance(value, EncryptedString) or any(tag.is_tagged_on(value) for tag in tags)
+    if isinstance(value, Mapping):
+        return any(_is_secret(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_secret(item) for item in value)
+    return isinstance(value, EncryptedString) or bool(VaultedValue.is_tagged_on(value))
+
+
+@cache
+def _is_vaulted(path: str) -> bool:
+    """Whether a whole file is encrypted; Ansible does not tell that of the values that it read from one."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(14) == b"$ANSIBLE_VAULT"
+    except OSError:
+        return False
 
 
 def _message(error: BaseException) -> str:

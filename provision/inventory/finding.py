@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,4 +57,11 @@ def placed(findings: Iterable[Finding], places: Mapping[tuple[str, str], str], *
         known = (places.get((host, finding.variable), "") for host in finding.hosts)
         where = next(filter(None, known), "") or finding.where or default
         merged.setdefault(replace(finding, hosts=(), where=where), []).extend(finding.hosts)
-    return [replace(finding, hosts=tuple(dict.fromkeys(hosts))) for finding, hosts in merged.items()]
+    found = [replace(finding, hosts=tuple(dict.fromkeys(hosts))) for finding, hosts in merged.items()]
+    return sorted(found, key=lambda finding: _order(finding.where))
+
+
+def _order(where: str) -> tuple[str, int]:
+    """Findings come in the order of files and lines; what has no line comes behind those that have one."""
+    path, _, line = where.rpartition(":")
+    return (path, int(line)) if path and line.isdigit() else (where, sys.maxsize)

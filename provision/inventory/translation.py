@@ -265,12 +265,19 @@ def proxy_jump(variables: dict[str, Any]) -> tuple[str, ...]:
             continue
         for word, following in zip(words, [*words[1:], ""], strict=False):
             if word == "-J":
-                return tuple(following.split(","))
+                return _jumps(following)
             option = following if word == "-o" else word.removeprefix("-o") if word.startswith("-o") else ""
             key, _, value = option.partition("=")
             if key.strip().lower() == "proxyjump" and value:
-                return tuple(value.strip().split(","))
+                return _jumps(value)
     return ()
+
+
+def _jumps(value: str) -> tuple[str, ...]:
+    try:
+        return values.jumps(value)
+    except Refused:
+        return ()  # ssh's own arguments are Ansible's; what only ssh understands stays with it
 
 
 def _image(parsed: _Values, folder: Path) -> ImageSettings:

@@ -25,7 +25,8 @@ _MAC = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.ASCII | re.IGNORECASE)
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+", re.ASCII)
 _HOST_KEY = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}", re.ASCII)
-_JUMP = re.compile(r"([^@\s:]+@)?(\[[0-9a-fA-F:]+\]|[^@\s:\[\]]+)(:[0-9]{1,5})?", re.ASCII)
+# A name that begins with '-' would be an option of ssh's.
+_JUMP = re.compile(r"([^-@\s:,][^@\s:,]*@)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(:[0-9]{1,5})?", re.ASCII)
 
 
 class Refused(ValueError):
@@ -87,6 +88,14 @@ def closest(word: Any, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(str(word).lower(), list(known), n=1, cutoff=0.7)
     return f"Did you mean {near[0]}?" if near else ""
+
+
+def user(value: Any) -> str:
+    """A user's name, in a domain as well (user@domain); one that begins with '-' would be an option of ssh's."""
+    found = text(value)
+    if not re.fullmatch(r"[^-\s][^\s]*", found):
+        raise Refused("a user's name")
+    return found
 
 
 def dns_label(value: Any) -> str:

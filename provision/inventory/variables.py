@@ -64,18 +64,19 @@ _MACHINE = (
     Variable("ktool_wake_on_lan", values.boolean),
     Variable("ktool_redfish_url", values.http_url),
     Variable("ktool_redfish_system", values.text),
-    Variable("ktool_redfish_user", values.text),
+    Variable("ktool_redfish_user", values.user),
     Variable("ktool_redfish_password", values.text, secret=True),
     Variable("ktool_redfish_verify", values.boolean),
     Variable("ktool_redfish_ca_file", values.path),
     Variable("ktool_redfish_disk", values.text),
+    Variable("ktool_redfish_proxy_dhcp", values.boolean),
 )
 
 # Ansible's own, as far as they say how a machine is reached; the others stay Ansible's.
 _CONNECTION = (
     Variable("ansible_host", values.text),
     Variable("ansible_port", values.whole_number(1, 65535)),
-    Variable("ansible_user", values.text),
+    Variable("ansible_user", values.user),
     Variable("ansible_ssh_private_key_file", values.path),
     Variable("ansible_become", values.boolean),
     Variable("ansible_connection", values.text),
