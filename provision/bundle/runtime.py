@@ -22,7 +22,7 @@ import os
 import platform
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -42,7 +42,7 @@ _COMPRESSION = 6
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """A file that goes in: its name relative to site-packages, where it is, its content's hash."""
 
     name: PurePosixPath
@@ -95,7 +95,7 @@ def build(role: ArchiveRole, cache: Path, report: Report = lambda line: None) ->
     return Archive(path=path, manifest=manifest)
 
 
-def _sources(role: ArchiveRole) -> list[_Source]:
+def _sources(role: ArchiveRole) -> list[Source]:
     found = []
     for distribution in closure.runtime_distributions(contents.EXTRAS[role]):
         if closure.normal(distribution.name) in contents.LEFT_OUT_DISTRIBUTIONS:
@@ -105,7 +105,14 @@ def _sources(role: ArchiveRole) -> list[_Source]:
                 path = Path(str(distribution.locate_file(file)))
                 # RECORD has the hash; a file without one (rare: made by an installer) is read.
                 digest = file.hash.value if file.hash else hashlib.sha256(path.read_bytes()).hexdigest()
-                found.append(_Source(PurePosixPath(file), path, digest, own=False))
+                found.append(Source(PurePosixPath(file), path, digest, own=False))
+    found += own_sources(role)
+    return sorted({source.name: source for source in found}.values(), key=lambda source: source.name)
+
+
+def own_sources(role: ArchiveRole) -> list[Source]:
+    """ktool's own files that go to machines of a role."""
+    found = []
     root = closure.checkout()
     for package in closure.PACKAGES:
         for path in (root / package).rglob("*"):
@@ -116,47 +123,52 @@ def _sources(role: ArchiveRole) -> list[_Source]:
     examples = root / "examples" / "web.yaml"
     if examples.exists():
         found.append(_own(PurePosixPath("ktool/examples/web.yaml"), examples))
-    return sorted({source.name: source for source in found}.values(), key=lambda source: source.name)
+    return found
 
 
-def _own(name: PurePosixPath, path: Path) -> _Source:
-    return _Source(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), own=True)
+def _own(name: PurePosixPath, path: Path) -> Source:
+    return Source(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), own=True)
 
 
-def _key(role: ArchiveRole, sources: list[_Source]) -> str:
+def _key(role: ArchiveRole, sources: list[Source]) -> str:
     lines = [f"{FORMAT} {role} {python_tag()} {platform.machine()} {metadata.version(closure.ROOT)}"]
     lines += [f"{source.name} {source.digest}" for source in sources]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _write(raw: io.BufferedWriter, manifest: Manifest, sources: list[_Source]) -> None:
+def _write(raw: io.BufferedWriter, manifest: Manifest, sources: list[Source]) -> None:
     with (
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_COMPRESSION, mtime=TIME) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
-        layer = Layer(tar)
-        root = contents.RUNTIMES / manifest.key
-        layer.link(root / "bin" / "python", f"/usr/bin/{manifest.python}")
-        layer.link(root / "bin" / "python3", "python")
-        layer.link(root / "bin" / manifest.python, "python")
-        layer.file(root / "bin" / "ktool", _COMMAND_SCRIPT.encode(), mode=0o755)
-        layer.file(root / "pyvenv.cfg", _PYVENV.encode())
-        packages = root / "lib" / manifest.python / "site-packages"
         # Tracebacks and __file__ name the path by which the interpreter found it.
         shown = contents.CURRENT / "lib" / manifest.python / "site-packages"
-        for name, data in _files(sources, shown):
-            layer.file(packages / name, data, mode=0o755 if ".so" in name.suffixes else 0o644)
-        layer.file(
-            packages / f"ktool-{manifest.version}.dist-info" / "METADATA",
-            f"Metadata-Version: 2.1\nName: ktool\nVersion: {manifest.version}\n".encode(),
-        )
-        # What is unpacked up to here is no runtime yet; what has a manifest is one.
-        layer.file(root / contents.MANIFEST, manifest.encode())
-        layer.link(contents.CURRENT, manifest.key)
-        layer.link(contents.COMMAND, str(contents.CURRENT / "bin" / "ktool"), within=contents.COMMAND.parent)
+        write_layer(tar, manifest, _files(sources, shown))
 
 
-def _files(sources: list[_Source], shown: PurePosixPath) -> Iterator[tuple[PurePosixPath, bytes]]:
+def write_layer(tar: tarfile.TarFile, manifest: Manifest, files: Iterable[tuple[PurePosixPath, bytes]]) -> None:
+    """A whole installation into a tar; `files` are those of site-packages."""
+    layer = Layer(tar)
+    root = contents.RUNTIMES / manifest.key
+    layer.link(root / "bin" / "python", f"/usr/bin/{manifest.python}")
+    layer.link(root / "bin" / "python3", "python")
+    layer.link(root / "bin" / manifest.python, "python")
+    layer.file(root / "bin" / "ktool", _COMMAND_SCRIPT.encode(), mode=0o755)
+    layer.file(root / "pyvenv.cfg", _PYVENV.encode())
+    packages = root / "lib" / manifest.python / "site-packages"
+    for name, data in files:
+        layer.file(packages / name, data, mode=0o755 if ".so" in name.suffixes else 0o644)
+    layer.file(
+        packages / f"ktool-{manifest.version}.dist-info" / "METADATA",
+        f"Metadata-Version: 2.1\nName: ktool\nVersion: {manifest.version}\n".encode(),
+    )
+    # What is unpacked up to here is no runtime yet; what has a manifest is one.
+    layer.file(root / contents.MANIFEST, manifest.encode())
+    layer.link(contents.CURRENT, manifest.key)
+    layer.link(contents.COMMAND, str(contents.CURRENT / "bin" / "ktool"), within=contents.COMMAND.parent)
+
+
+def _files(sources: list[Source], shown: PurePosixPath) -> Iterator[tuple[PurePosixPath, bytes]]:
     tag = sys.implementation.cache_tag or ""
     for source in sources:
         data = source.path.read_bytes()
