@@ -39,8 +39,8 @@ class ServiceSpec:
     here nor in `argv`, but in files); `after` names services that start earlier and stop later; output goes to
     `log_path`; `stop_timeout` is how many seconds the process gets between SIGTERM and SIGKILL. `pid_files` are where
     it notes processes of its own that end with it; it may wait in vain for one that has ended and that nobody has
-    reaped, so a supervisor on a machine whose pid 1 is slow at that removes such notes before a start. `autostart` starts
-    it with the machine, where the supervisor itself starts with that (systemd).
+    reaped, so a supervisor on a machine whose pid 1 is slow at that removes such notes before a start. `autostart`
+    starts it with the machine, where the supervisor itself starts with that (systemd).
     """
 
     name: str

@@ -4,7 +4,11 @@ Version 1 has a tree per controller: the machine gets a group of the same name i
 inner groups may hold no processes; where systemd runs, the machine's unit is delegated to us (`Delegate=yes`) and the
 group is made below it, elsewhere at the top. Groups are named after the machine, so that they are found again.
 
-Where systemd is pid 1 of a version 1 host, its own tree (`name=systemd`) is left alone: there it keeps track of units.
+Many version 1 hosts have an empty version 2 tree beside (`unified`). systemd-nspawn looks there for the group that it
+is in and makes the machine's groups of that name: without one of ours, all machines would share `/payload`, and each
+systemd would remove the others' groups.
+
+Where systemd is pid 1 of a version 1 host, the trees in which it keeps track of units are left alone.
 """
 
 from __future__ import annotations
@@ -105,15 +109,15 @@ def existing(identity: str, *, root: Path = ROOT) -> list[Path]:
 def _wanted(identity: str, root: Path) -> Iterable[Path]:
     if cgroup_version(root) == 2:
         return [_unified(identity, root, None)]
-    trees = _trees(root)
-    return [tree / name(identity) for tree in trees if not (tree.name == "systemd" and systemd.is_running())]
+    units = {"systemd", "unified"} if systemd.is_running() else set()
+    return [tree / name(identity) for tree in _trees(root) if tree.name not in units]
 
 
 def _trees(root: Path) -> list[Path]:
     """Version 1's trees; `cpu` and the like may be links to a tree with two controllers, which is taken once."""
     if cgroup_version(root) == 2 or not root.is_dir():
         return []
-    return [path for path in sorted(root.iterdir()) if not path.is_symlink() and (path / "tasks").exists()]
+    return [path for path in sorted(root.iterdir()) if not path.is_symlink() and (path / "cgroup.procs").exists()]
 
 
 def _unified(identity: str, root: Path, pid: int | None) -> Path:

@@ -353,7 +353,7 @@ class NspawnProvider:
 
     def _wait_for_ssh(self, machine: Machine, address: str, port: int, *, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while not _answers_ssh(address, port, timeout=min(2.0, timeout)):
+        while not (_answers_ssh(address, port, timeout=min(2.0, timeout)) and self._lets_users_in(machine.name)):
             down = not self._services.status(self._service(machine.name)).running
             if down or time.monotonic() > deadline:
                 raise KtoolError(
@@ -363,6 +363,11 @@ class NspawnProvider:
                     mend=f"what is seen of it from outside:\n{self.diagnose(machine)}",
                 )
             time.sleep(_POLL_SECONDS)
+
+    def _lets_users_in(self, name: str) -> bool:
+        """While a machine boots, only root may log in (pam_nologin(8))."""
+        first = self.first_process(name)
+        return first is not None and not Path(f"/proc/{first}/root/run/nologin").exists()
 
     # ---- ending
 
