@@ -1,7 +1,11 @@
 """The pods' network on Docker Engine: one bridge with the node's pod CIDR.
 
 The bridge has a fixed name (`ktool0`) so that the proxy's rules and a person with `ip link` find it. Pods reach each
-other over it (Docker: ICC), and leave the node masqueraded.
+other over it (Docker: ICC). The engine masquerades those that leave the node, unless the proxy does.
+
+Since version 28 an engine drops what comes from other machines to a container's own address, in a table before all
+others (`raw`), where no accept rule of ours helps. Pods of other nodes must get through, so the network says that it
+wants the mode of before (Docker: gateway mode `nat-unprotected`). Older engines do not know that word.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
@@ -19,18 +23,24 @@ from agent.runtime.docker_engine import DockerEngine
 from agent.runtime.errors import ContainerError, NetworkError, NotFound
 
 _BRIDGE_NAME = "com.docker.network.bridge.name"
+_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+_GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv4"
+_UNPROTECTED = "nat-unprotected"
+_GATEWAY_MODE_SINCE = 28
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeNetwork:
-    """The wanted network. `subnet` is the node's pod CIDR; its first address is the bridge's own."""
+    """The wanted network. `subnet` is the node's pod CIDR; its first address is the bridge's own. `unprotected` says
+    that other machines may reach pods, to an engine that must be told."""
 
     subnet: str
     name: str = "ktool"
     bridge: str = "ktool0"
     masquerade: bool = True
+    unprotected: bool = False
 
 
 def creation(network: BridgeNetwork, cluster: str) -> dict[str, Any]:
@@ -45,7 +55,8 @@ def creation(network: BridgeNetwork, cluster: str) -> dict[str, Any]:
         "options": {
             _BRIDGE_NAME: network.bridge,
             "com.docker.network.bridge.enable_icc": "true",
-            "com.docker.network.bridge.enable_ip_masquerade": str(network.masquerade).lower(),
+            _MASQUERADE: str(network.masquerade).lower(),
+            **({_GATEWAY_MODE: _UNPROTECTED} if network.unprotected else {}),
         },
     }
 
@@ -62,12 +73,23 @@ def difference(found: Mapping[str, Any], wanted: BridgeNetwork) -> list[str]:
     return [f"{name} {have} instead of {want}" for name, have, want in facets if have != want]
 
 
+def small_difference(found: Mapping[str, Any], wanted: BridgeNetwork) -> list[str]:
+    """In what an inspected network behaves otherwise than wanted, although pods can live in it; empty: in nothing."""
+    options = found.get("Options") or {}
+    facets = (
+        ("masquerading", options.get(_MASQUERADE, "true"), str(wanted.masquerade).lower()),
+        ("gateway mode", options.get(_GATEWAY_MODE, "nat"), _UNPROTECTED if wanted.unprotected else "nat"),
+    )
+    return [f"{name} {have} instead of {want}" for name, have, want in facets if have != want]
+
+
 async def ensure(engine: DockerEngine, network: BridgeNetwork, cluster: str) -> None:
     """Make the network unless it is there; make it anew if it is otherwise and nothing uses it.
 
     Raises NetworkError: it is another cluster's, it is in use, its addresses or its bridge are taken.
     """
     what = f"make the pod network {network.name}"
+    network = replace(network, unprotected=_needs_gateway_mode(await engine.call("ask for its version", _version)))
     found = await _find(engine, network.name)
     if found is not None:
         owner = (found.get("Labels") or {}).get(docker_labels.CLUSTER)
@@ -78,8 +100,11 @@ async def ensure(engine: DockerEngine, network: BridgeNetwork, cluster: str) -> 
                 wanted=f"{docker_labels.CLUSTER}={cluster}",
                 mend=f"Remove it (docker network rm {network.name}) or choose another network name.",
             )
-        wrong = difference(found, network)
-        if not wrong:
+        wrong, less = difference(found, network), small_difference(found, network)
+        if not wrong and not less:
+            return
+        if not wrong and found.get("Containers"):
+            _log.warning("pod network %s: %s, until this node has been drained once", network.name, "; ".join(less))
             return
         if found.get("Containers"):
             raise NetworkError(
@@ -88,7 +113,7 @@ async def ensure(engine: DockerEngine, network: BridgeNetwork, cluster: str) -> 
                 wanted=f"subnet {network.subnet}, bridge {network.bridge}",
                 mend="Drain this node, then start the agent again.",
             )
-        _log.info("pod network %s is made anew: %s", network.name, "; ".join(wrong))
+        _log.info("pod network %s is made anew: %s", network.name, "; ".join([*wrong, *less]))
         await remove(engine, found["Id"])
     try:
         await engine.call(what, lambda api: api.create_network(**creation(network, cluster)))
@@ -100,6 +125,16 @@ async def ensure(engine: DockerEngine, network: BridgeNetwork, cluster: str) -> 
             mend="See what has these addresses: docker network ls, ip address. Or choose another pod CIDR.",
         ) from error
     _log.info("pod network %s: bridge %s, %s", network.name, network.bridge, network.subnet)
+
+
+def _version(api: docker.APIClient) -> str:
+    return str(api.version().get("Version", ""))
+
+
+def _needs_gateway_mode(version: str) -> bool:
+    """Whether an engine of this version keeps other machines away from containers unless told otherwise."""
+    major = version.partition(".")[0]
+    return major.isdigit() and int(major) >= _GATEWAY_MODE_SINCE
 
 
 async def of_cluster(engine: DockerEngine, cluster: str) -> list[str]:

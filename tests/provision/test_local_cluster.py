@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from provision import host_snapshot, machine, processes
 from provision.docker_engine import EngineOrigin, EnginePaths, connect
 from provision.host_snapshot import HostSnapshot
 from provision.images import ensure_image, example_image
-from provision.local_cluster import LocalClusterConfig, down, up
+from provision.local_cluster import MASTER, LocalClusterConfig, down, up
 from provision.preflight import PreflightFailed
 from provision.progress import Phase, StepEvent
 from provision.services.supervisord import SupervisordServices
@@ -179,6 +180,39 @@ async def test_an_engine_that_others_use_by_now_is_left_running(config: LocalClu
         client.close()
     assert (await down(config)).complete
     assert not config.docker.data_root.exists()
+
+
+async def test_a_master_without_a_node_needs_no_engine(config: LocalClusterConfig) -> None:
+    alone = replace(config, roles=frozenset({MASTER}))
+    before = host_snapshot.take()
+    first, second = Recorder(), Recorder()
+    cluster = await up(alone, first)
+    assert (cluster.docker_version, cluster.docker_origin) == ("", None)
+    assert set(first.ends()) == {"preflight", "state", "master"}
+    assert set(pids(config)) == {"master"}
+    await up(alone, second)
+    assert set(second.ends().values()) == {Phase.UNCHANGED}
+
+    await up(config)
+    assert set(pids(config)) == {"docker", "master", "agent"}
+    with pytest.raises(KtoolError, match="a node already"):
+        await up(alone)
+    assert (await down(config)).complete
+    assert left_over(before, host_snapshot.take()) == []
+
+
+async def test_a_label_that_a_node_may_not_give_itself_is_given_by_the_administrator(
+    config: LocalClusterConfig,
+) -> None:
+    labelled = replace(config, labels={"disk": "ssd"}, control_plane=True)
+    recorder = Recorder()
+    await up(labelled)
+    store = json.loads((config.data_dir / "store" / "store.json").read_text())
+    metadata = store["/api/v1/nodes/one"]["metadata"]
+    assert metadata["labels"] == {"node-role.kubernetes.io/control-plane": ""}
+    await up(labelled, recorder)
+    assert recorder.ends()["agent"] is Phase.UNCHANGED
+    assert (await down(config)).complete
 
 
 async def test_port_in_use_changes_nothing(config: LocalClusterConfig) -> None:

@@ -179,7 +179,7 @@ def test_a_service_that_is_a_process_on_another_node(lab: Lab) -> None:
 
 def test_a_link_that_comes_up_again(lab: Lab) -> None:
     lab.one.space.ip("link set eth0 down", "link set eth0 up")
-    with pytest.raises(OSError, match="unreachable|timed out|No route"):
+    with pytest.raises(OSError, match=r"unreachable|timed out|No route"):
         lab.one.pod.ask("10.244.2.11", 8080, timeout=1)
     with lab.one.space.inside():
         lab.one.route()

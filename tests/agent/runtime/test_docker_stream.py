@@ -200,4 +200,27 @@ def test_network_creation() -> None:
     arguments = docker_network.creation(BridgeNetwork("10.244.1.0/24", masquerade=False), "c")
     assert arguments["ipam"]["Config"] == [{"Subnet": "10.244.1.0/24", "Gateway": "10.244.1.1"}]
     assert arguments["options"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+    assert "com.docker.network.bridge.gateway_mode_ipv4" not in arguments["options"]
     assert arguments["labels"] == {"io.ktool.cluster": "c"}
+
+
+@pytest.mark.parametrize(
+    ("version", "needs"),
+    [("20.10.24+dfsg1", False), ("27.5.1", False), ("28.0.4", True), ("29.1", True), ("dev", False)],
+)
+def test_engines_that_keep_other_machines_away_from_pods_are_told_not_to(version: str, needs: bool) -> None:
+    assert docker_network._needs_gateway_mode(version) is needs
+    arguments = docker_network.creation(BridgeNetwork("10.244.1.0/24", unprotected=needs), "c")
+    mode = arguments["options"].get("com.docker.network.bridge.gateway_mode_ipv4")
+    assert mode == ("nat-unprotected" if needs else None)
+
+
+def test_a_network_of_an_older_agent_is_told_by_its_differences() -> None:
+    options = {"com.docker.network.bridge.enable_ip_masquerade": "true"}
+    wanted = BridgeNetwork("10.244.1.0/24", masquerade=False, unprotected=True)
+    assert docker_network.small_difference({"Options": options}, wanted) == [
+        "masquerading true instead of false",
+        "gateway mode nat instead of nat-unprotected",
+    ]
+    same = docker_network.creation(wanted, "c")["options"]
+    assert docker_network.small_difference({"Options": same}, wanted) == []

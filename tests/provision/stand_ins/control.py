@@ -42,6 +42,18 @@ async def create(request: web.Request) -> web.Response:
     return web.json_response(body, status=201)
 
 
+async def patch(request: web.Request) -> web.Response:
+    """A JSON merge patch of labels and annotations."""
+    body = await request.json()
+    metadata = objects[request.path].setdefault("metadata", {})
+    assert isinstance(metadata, dict)
+    for field, values in body["metadata"].items():
+        kept = {**metadata.get(field, {}), **values}
+        metadata[field] = {key: value for key, value in kept.items() if value is not None}
+    write_atomic(store, json.dumps(objects).encode())
+    return web.json_response(objects[request.path])
+
+
 async def get(request: web.Request) -> web.Response:
     found = objects.get(request.path)
     if found is None:
@@ -65,5 +77,6 @@ kubeconfig.save(data_dir / "admin.kubeconfig", connection)
 app = web.Application()
 app.router.add_get("/readyz", readyz)
 app.router.add_post("/{tail:.*}", create)
+app.router.add_patch("/{tail:.*}", patch)
 app.router.add_get("/{tail:.*}", get)
 web.run_app(app, host="127.0.0.1", port=int(args.port), print=None, loop=asyncio.new_event_loop())
