@@ -84,7 +84,7 @@ def command(folder: MachineFolder, config: MachineConfig, namespace: str) -> lis
         *("--capability=all", f"--system-call-filter={SYSTEM_CALLS}"),
         f"--bind={folder.var_lib}:/var/lib",
         *([f"--bind-ro={modules}"] if modules.is_dir() else []),
-        *("--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"),
+        *("--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only"),
         "--kill-signal=SIGRTMIN+3",
     ]
 
