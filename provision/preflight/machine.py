@@ -101,17 +101,19 @@ def require(findings: Iterable[Finding]) -> list[Finding]:
     return everything
 
 
-def _error(name: str, what: str, *, found: str, wanted: str, mend: str) -> Finding:
+def error(name: str, what: str, *, found: str, wanted: str, mend: str) -> Finding:
+    """A finding that stops."""
     return Finding(name, Severity.ERROR, what, found, wanted, mend)
 
 
-def _warning(name: str, what: str, *, found: str, wanted: str, mend: str) -> Finding:
+def warning(name: str, what: str, *, found: str, wanted: str, mend: str) -> Finding:
+    """A finding that is shown."""
     return Finding(name, Severity.WARNING, what, found, wanted, mend)
 
 
 def _system(facts: MachineFacts) -> Iterator[Finding]:
     if facts.euid != 0:
-        yield _error(
+        yield error(
             "root",
             "ktool up needs root",
             found=f"user id {facts.euid}",
@@ -119,7 +121,7 @@ def _system(facts: MachineFacts) -> Iterator[Finding]:
             mend="sudo ktool up",
         )
     if facts.os_id != "debian" or facts.os_version.split(".")[0] not in ("12", "13"):
-        yield _warning(
+        yield warning(
             "os",
             "ktool is not tested on this operating system",
             found=f"{facts.os_id} {facts.os_version}".strip(),
@@ -127,7 +129,7 @@ def _system(facts: MachineFacts) -> Iterator[Finding]:
             mend="go on, and tell us how it went",
         )
     if facts.cgroup_version == 0:
-        yield _error(
+        yield error(
             "cgroups",
             "no control groups are mounted, so containers cannot be limited",
             found="neither a version 2 hierarchy with controllers nor version 1's memory controller",
@@ -137,7 +139,7 @@ def _system(facts: MachineFacts) -> Iterator[Finding]:
     missing = sorted(name for name in PACKAGES if name not in facts.commands)
     if missing:
         packages = " ".join(sorted({PACKAGES[name] for name in missing}))
-        yield _error(
+        yield error(
             "commands",
             "commands that a node needs are missing",
             found=f"no {', '.join(missing)}",
@@ -145,7 +147,7 @@ def _system(facts: MachineFacts) -> Iterator[Finding]:
             mend=f"apt-get install {packages}",
         )
     if facts.kubernetes:
-        yield _error(
+        yield error(
             "kubernetes",
             "this machine is part of another Kubernetes",
             found=", ".join(facts.kubernetes),
@@ -159,7 +161,7 @@ def _state(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
     if not state.exists or state.empty:
         return
     if state.version is None:
-        yield _error(
+        yield error(
             "state",
             f"{state.path} holds something that is not ktool's",
             found="files, but no readable version.json",
@@ -167,7 +169,7 @@ def _state(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
             mend="choose another --data-dir, or empty this one",
         )
     elif state.version.layout != data_dir.LAYOUT:
-        yield _error(
+        yield error(
             "state",
             f"{state.path} holds the state of another version of ktool",
             found=f"layout {state.version.layout}, written by ktool {state.version.ktool}",
@@ -182,7 +184,7 @@ def _ports(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
         if others:
             by = others[0]
             who = f"{by.program} (pid {by.pid})" if by.pid is not None else "a process that the kernel does not name"
-            yield _error(
+            yield error(
                 "port",
                 f"port {port} is in use",
                 found=f"{who} listens on {by.address}:{port}",
@@ -194,7 +196,7 @@ def _ports(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
 def _docker(facts: MachineFacts) -> Iterator[Finding]:
     docker = facts.docker
     if not docker.version and not docker.installed:
-        yield _error(
+        yield error(
             "docker",
             "Docker Engine does not answer and is not installed",
             found=docker.error or "no dockerd",
@@ -202,7 +204,7 @@ def _docker(facts: MachineFacts) -> Iterator[Finding]:
             mend="apt-get install docker.io",
         )
     elif docker.version and _number(docker.version) < (20, 10):
-        yield _error(
+        yield error(
             "docker",
             "Docker Engine is too old",
             found=docker.version,
@@ -214,7 +216,7 @@ def _docker(facts: MachineFacts) -> Iterator[Finding]:
 def _networks(routes: Sequence[Route], wanted: Wanted) -> Iterator[Finding]:
     ranges = {"pods": ipaddress.ip_network(wanted.pod_cidr), "Services": ipaddress.ip_network(wanted.service_cidr)}
     if ranges["pods"].overlaps(ranges["Services"]):
-        yield _error(
+        yield error(
             "cidr",
             "the address ranges of pods and Services overlap",
             found=f"pods {wanted.pod_cidr}, Services {wanted.service_cidr}",
@@ -227,7 +229,7 @@ def _networks(routes: Sequence[Route], wanted: Wanted) -> Iterator[Finding]:
         there = ipaddress.ip_network(route.destination, strict=False)
         for what, mine in ranges.items():
             if mine.overlaps(there):
-                yield _error(
+                yield error(
                     "cidr",
                     f"this machine already reaches the address range of {what} elsewhere",
                     found=f"a route to {route.destination} by {route.interface}",
@@ -238,7 +240,7 @@ def _networks(routes: Sequence[Route], wanted: Wanted) -> Iterator[Finding]:
 
 def _room(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
     if facts.memory_available < wanted.memory_available:
-        yield _error(
+        yield error(
             "memory",
             "not enough memory is available",
             found=f"{facts.memory_available // MIB} MiB available",
@@ -246,7 +248,7 @@ def _room(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
             mend="stop something, or use a larger machine",
         )
     elif facts.memory_total < wanted.memory_total:
-        yield _warning(
+        yield warning(
             "memory",
             "this machine has little memory",
             found=f"{facts.memory_total // MIB} MiB",
@@ -254,7 +256,7 @@ def _room(facts: MachineFacts, wanted: Wanted) -> Iterator[Finding]:
             mend="use a larger machine",
         )
     if facts.disk_free < wanted.disk_free:
-        yield _error(
+        yield error(
             "disk",
             "the disk is nearly full",
             found=f"{facts.disk_free // MIB} MiB free for {facts.state.path}",

@@ -268,11 +268,13 @@ def _trust(endpoint: Endpoint) -> _Trust:
     if endpoint.host_keys:
         return _Trust(tuple(known_hosts.parse(key) for key in endpoint.host_keys), (), True, ())
     address = known_hosts.host_name(endpoint.address, endpoint.port)
-    # A file of our own has machines by name; in the user's a name would be somebody else's machine.
-    names = [endpoint.name, address] if endpoint.known_hosts else [address]
     files = endpoint.known_hosts or known_hosts.USERS_FILES
-    known = known_hosts.lookup(files, names)
-    return _Trust(known.keys, known.revoked, False, tuple(files))
+    # A file of our own has machines by name; in the user's a name would be somebody else's machine.
+    users = [file for file in files if file in known_hosts.USERS_FILES]
+    own = [file for file in files if file not in known_hosts.USERS_FILES]
+    by_name, by_address = known_hosts.lookup(own, [endpoint.name, address]), known_hosts.lookup(users, [address])
+    keys = tuple(dict.fromkeys(by_name.keys + by_address.keys))
+    return _Trust(keys, by_name.revoked + by_address.revoked, False, tuple(files))
 
 
 def _prefer(transport: Transport, keys: Sequence[HostKey]) -> None:

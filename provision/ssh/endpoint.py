@@ -13,6 +13,7 @@ class Endpoint:
     Host keys are always checked: against `host_keys` ("ssh-ed25519 AAAA...", pinned) if there are any, otherwise
     against the `known_hosts` files (empty: the user's and the system's). `jump` is the server to pass through first.
     `agent` allows the user's SSH agent and default keys. Passwords are for this process only; they are never shown.
+    `local`: this is the machine that we are on, and no SSH is needed.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Endpoint:
     password: str = field(default="", repr=False)
     become_password: str = field(default="", repr=False)
     connect_timeout: float = 15.0
+    local: bool = False

@@ -13,18 +13,55 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from provision.ssh.commands import Become, Output
 from provision.ssh.shell import OnLine
-
-if TYPE_CHECKING:
-    from paramiko import Channel
 
 CHUNK = 256 * 1024
 # How long outputs are read on after the command's end.
 LINGER_SECONDS = 1.0
 POLL_SECONDS = 0.5
+
+
+class Ended(Protocol):
+    """Tells when the exit status has come."""
+
+    def wait(self, timeout: float, /) -> bool: ...
+
+
+class Channel(Protocol):
+    """What is needed of a paramiko Channel, by the same names. `exit_status` is negative where there is none."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def eof_received(self) -> int: ...
+
+    @property
+    def exit_status(self) -> int: ...
+
+    @property
+    def status_event(self) -> Ended: ...
+
+    def fileno(self) -> int: ...
+
+    def recv_ready(self) -> bool: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def recv_stderr_ready(self) -> bool: ...
+
+    def recv_stderr(self, size: int, /) -> bytes: ...
+
+    def exit_status_ready(self) -> bool: ...
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def shutdown_write(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Execution:

@@ -10,6 +10,7 @@ from provision.ssh.authentication import Ask
 from provision.ssh.connection import Connection
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.errors import AuthenticationFailed, SSHError
+from provision.ssh.local import LocalConnection
 
 FIRST_PAUSE = 0.3
 LONGEST_PAUSE = 3.0
@@ -22,14 +23,16 @@ def reach(
     report: Callable[[str], None] = lambda line: None,
     ask: Ask | None = None,
     settle: float = 0.0,
-) -> Connection:
-    """A connection, as soon as the machine answers; waits up to `timeout` seconds.
+) -> Connection | LocalConnection:
+    """A connection, as soon as the machine answers; waits up to `timeout` seconds. This machine itself always does.
 
     What waiting may mend (refused, no answer, no route, ended in the key exchange) is tried again; the rest fails at
     once: a wrong host key, a name that does not resolve, not being let in. `settle`: for so many seconds of those
     also not being let in is borne, where first-boot seeding may create the user after sshd has started. `report` is
     told when the reason for the waiting changes. The error raised is the last attempt's.
     """
+    if endpoint.local:
+        return LocalConnection(endpoint)
     begun = time.monotonic()
     pause = FIRST_PAUSE
     told = ""
