@@ -12,7 +12,9 @@ What can stand in the way is told and not tried:
 
 from __future__ import annotations
 
+import bisect
 import ipaddress
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,16 +63,18 @@ class Plan:
 def plan(nodes: Iterable[NodePlace], own_name: str, existing: Sequence[Route], *, cluster_cidr: str) -> Plan:
     """How the kernel's routes get to what the nodes want. `existing` are all of the main table, also others'."""
     cluster = ipaddress.IPv4Network(cluster_cidr)
+    mine = [_is_ours(route, cluster) for route in existing]
+    ours = {route.destination: route for route in itertools.compress(existing, mine)}
+    others = _Others(route for route, own in zip(existing, mine, strict=True) if not own)
     wanted: dict[str, Route] = {}
     problems: list[Problem] = []
-    for node, network, finding in _claims(nodes, own_name, cluster):
-        gateway = "" if finding else _next_hop(node, existing)
-        reason = finding or _unreachable(node, gateway) or _conflict(str(network), gateway, existing)
+    for node, destination, finding in _claims(nodes, own_name, cluster):
+        gateway = "" if finding else others.next_hop(node)
+        reason = finding or _unreachable(node, gateway) or others.conflict(destination, gateway)
         if reason:
             problems.append(Problem(node.name, reason))
-        elif not any(_same(route, str(network), gateway) for route in existing if not _is_ours(route, cluster)):
-            wanted[str(network)] = Route(str(network), gateway)
-    ours = {route.destination: route for route in existing if _is_ours(route, cluster)}
+        elif not others.have(destination):
+            wanted[destination] = Route(destination, gateway)
     return Plan(
         add=tuple(sorted(route for place, route in wanted.items() if place not in ours)),
         replace=tuple(sorted(r for place, r in wanted.items() if place in ours and ours[place].gateway != r.gateway)),
@@ -86,13 +90,11 @@ def removal(existing: Sequence[Route], *, cluster_cidr: str) -> tuple[Route, ...
     return tuple(sorted(route for route in existing if _is_ours(route, cluster)))
 
 
-def _claims(
-    nodes: Iterable[NodePlace], own_name: str, cluster: Network
-) -> Iterator[tuple[NodePlace, Network | str, str]]:
+def _claims(nodes: Iterable[NodePlace], own_name: str, cluster: Network) -> Iterator[tuple[NodePlace, str, str]]:
     """(node, pod range, why it does not count) for each range of each other node."""
     ordered = sorted(nodes, key=lambda node: (node.name != own_name, node.name))
-    taken: dict[Network, str] = {}
     own_addresses = {address for node in ordered if node.name == own_name for address in node.addresses}
+    taken = _Ranges()
     for node in ordered:
         for text in node.pod_cidrs:
             try:
@@ -102,35 +104,76 @@ def _claims(
                 continue
             if not isinstance(network, Network):
                 continue  # IPv6 has no routes yet
-            owner = next((name for other, name in taken.items() if other.overlaps(network)), "")
+            owner = taken.owner(network)
             if node.name == own_name:
-                taken[network] = node.name
+                taken.add(network, node.name)
             elif not network.subnet_of(cluster):
-                yield node, network, f"{network} is not in the cluster's range {cluster}"
+                yield node, text, f"{text} is not in the cluster's range {cluster}"
             elif owner:
-                yield node, network, f"{network} is {owner}'s already"
+                yield node, text, f"{text} is {owner}'s already"
             elif own_addresses.intersection(node.addresses):
-                yield node, network, f"it has this node's own address {', '.join(node.addresses)}"
+                yield node, text, f"it has this node's own address {', '.join(node.addresses)}"
             else:
-                taken[network] = node.name
-                yield node, network, ""
+                taken.add(network, node.name)
+                yield node, str(network), ""
 
 
-def _next_hop(node: NodePlace, existing: Sequence[Route]) -> str:
-    """The first of the node's addresses that is on a connected network; empty if none is."""
-    return next((address for address in node.addresses if _is_connected(address, existing)), "")
+class _Ranges:
+    """Ranges that do not overlap, each with its owner, in the order of their addresses."""
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[int, int, str]] = []  # last address, first address, owner
+
+    def owner(self, network: Network) -> str:
+        """Who has an address of this network already; empty: nobody."""
+        first, last = int(network.network_address), int(network.broadcast_address)
+        place = bisect.bisect_left(self._ends, (first,))
+        return self._ends[place][2] if place < len(self._ends) and self._ends[place][1] <= last else ""
+
+    def add(self, network: Network, owner: str) -> None:
+        """Give a range to somebody. (Of two of the node's own that overlap, both count.)"""
+        bisect.insort(self._ends, (int(network.broadcast_address), int(network.network_address), owner))
 
 
-def _is_connected(address: str, existing: Sequence[Route]) -> bool:
-    try:
-        wanted = ipaddress.IPv4Address(address)
-    except ValueError:
+class _Others:
+    """Routes that are not ours, ready to be asked about many nodes."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._by_destination: dict[str, list[Route]] = {}
+        for route in routes:
+            self._by_destination.setdefault(route.destination, []).append(route)
+        parsed = ((Network(text), found) for text, found in self._by_destination.items())
+        # the longest first: the first that matches decides
+        self._leading = sorted(
+            ((n.prefixlen, int(n.network_address), int(n.netmask), any(not r.gateway for r in f)) for n, f in parsed),
+            reverse=True,
+        )
+
+    def next_hop(self, node: NodePlace) -> str:
+        """The first of the node's addresses that is on a connected network; empty if none is."""
+        return next((address for address in node.addresses if self._is_connected(address)), "")
+
+    def _is_connected(self, address: str) -> bool:
+        try:
+            wanted = int(ipaddress.IPv4Address(address))
+        except ValueError:
+            return False
+        for length, network, mask, connected in self._leading:
+            if wanted & mask == network:
+                return length > 0 and connected
         return False
-    leading = [(network.prefixlen, r) for r in existing if wanted in (network := Network(r.destination))]
-    if not leading:
-        return False
-    longest = max(length for length, _ in leading)
-    return longest > 0 and any(not route.gateway for length, route in leading if length == longest)
+
+    def have(self, destination: str) -> bool:
+        """Whether somebody else has made a route to the same pods."""
+        return destination in self._by_destination
+
+    def conflict(self, destination: str, gateway: str) -> str:
+        """What is wrong with their route; empty if it leads to the same node, or there is none."""
+        for route in self._by_destination.get(destination, ()):
+            if route.gateway != gateway:
+                where = f"via {route.gateway}" if route.gateway else "on a connected network"
+                return f"somebody else has made a route to {destination}, {where} instead of {gateway}"
+        return ""
 
 
 def _unreachable(node: NodePlace, gateway: str) -> str:
@@ -139,18 +182,6 @@ def _unreachable(node: NodePlace, gateway: str) -> str:
     if not node.addresses:
         return "it has no internal address"
     return f"its address {', '.join(node.addresses)} is not on a network of this node"
-
-
-def _conflict(destination: str, gateway: str, existing: Sequence[Route]) -> str:
-    for route in existing:
-        if route.destination == destination and route.protocol != ROUTE_PROTOCOL and route.gateway != gateway:
-            where = f"via {route.gateway}" if route.gateway else "on a connected network"
-            return f"somebody else has made a route to {destination}, {where} instead of {gateway}"
-    return ""
-
-
-def _same(route: Route, destination: str, gateway: str) -> bool:
-    return (route.destination, route.gateway) == (destination, gateway)
 
 
 def _is_ours(route: Route, cluster: Network) -> bool:

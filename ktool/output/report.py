@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Steps that look and change nothing, even when they fail.
+_LOOKING = frozenset({"preflight", "cluster"})
 # Phases that end a step, and what people should know of.
 _TOLD = ("done", "unchanged", "failed", "warning")
 
@@ -47,7 +49,7 @@ class Report:
     @property
     def changed(self) -> bool:
         """Whether a step changed something, or may have before it failed."""
-        return any(event.phase in ("done", "failed") for event in self._events if event.step != "preflight")
+        return any(event.phase in ("done", "failed") for event in self._events if event.step not in _LOOKING)
 
     def object(self) -> dict[str, Any]:
         """The whole report."""
@@ -63,6 +65,7 @@ def reporting(output: str | None) -> Iterator[tuple[Progress, Report]]:
     """A place for step events, shown to people; with `output`, the report is printed at the end, failed or not."""
     from ktool.output.progress import shown
     from kube.errors import KtoolError
+    from kube.status import ApiError
 
     report = Report()
     try:
@@ -80,6 +83,9 @@ def reporting(output: str | None) -> Iterator[tuple[Progress, Report]]:
             "wanted": error.wanted,
             "mend": error.mend,
         }
+        raise
+    except ApiError as error:
+        report.fields["error"] = {"what": f"the server refused: {error.message}", "found": error.reason}
         raise
     finally:
         if output:
