@@ -27,12 +27,15 @@ SECTIONS: dict[str, dict[str, str]] = {
         "logs": "Print what a pod's containers wrote",
     },
     "A lab of machines": {
+        "lab": "Machines and the cluster on them, from an Ansible inventory",
+        "node": "Add, remove, replace, drain, upgrade a node; ask why it is not Ready",
         "inventory": "Show and check inventories, compare them with what there is",
     },
     "Access and images": {
         "image": "Side-load images into the machine's engine, without a registry",
         "bundle": "One file with everything that a lab's machines get",
         "kubeconfig": "Print the administrator's kubeconfig, or where it is",
+        "certs": "Show certificates and how long they are good",
         "token": "Bootstrap tokens and join files, by which machines join",
     },
     "This tool": {

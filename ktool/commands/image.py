@@ -50,6 +50,51 @@ def list_images(session: Session, docker_socket: Path | None) -> None:
     print_rows([["IMAGE", "ID", "SIZE"], *sorted(rows)])
 
 
+@command.command("push")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "-i",
+    "--inventory",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="The lab's inventory: a file or folder in Ansible's format.",
+)
+@click.option("-l", "--limit", "only", multiple=True, metavar="MACHINE", help="Only these machines.")
+@docker_socket_option
+@pass_session
+def push(
+    session: Session, images: tuple[str, ...], inventory: Path, only: tuple[str, ...], docker_socket: Path | None
+) -> None:
+    """Bring images to all machines of a lab, over SSH.
+
+    IMAGE is one of this machine's engine, or an archive (`docker save`). Machines that have it already are left alone.
+    """
+    from ktool.commands.lab import read_lab
+    from ktool.session import run
+    from provision.lab.image_push import push as push_to
+    from provision.lab.image_push import saved
+
+    lab, state = read_lab(inventory, only)
+    failed = False
+    for image in images:
+        made = None
+        archive, ids = Path(image), dict[str, str]()
+        try:
+            if not archive.is_file():
+                archive, ids = saved(image, socket=docker_socket or engine_socket(session))
+                made = archive
+            result = run(push_to(lab, state, archive, ids, only, lambda line: click.echo(f"· {line}", err=True)))
+        finally:
+            if made is not None:
+                made.unlink(missing_ok=True)
+        for name, text in result.did.items():
+            click.echo(f"{name}: {text}")
+        for name, error in result.errors.items():
+            click.secho(f"✗ {name}: {error}", fg="red", err=True)
+        failed |= bool(result.errors)
+    raise SystemExit(1 if failed else 0)
+
+
 def engine_socket(session: Session) -> Path:
     """Socket of the engine that runs this machine's pods, as its agent noted it down."""
     from agent import record

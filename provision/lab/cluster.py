@@ -1,0 +1,133 @@
+"""A lab's cluster, as it is seen from the machine that makes it: its Nodes, its kubeconfig.
+
+The API server is asked through the SSH connection to the master: no port has to be open on the way, and a lab behind
+a jump host works like one next door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kube import kubeconfig, objects
+from kube.client import Client
+from kube.errors import KtoolError
+from kube.models import core_v1
+from kube.status import ApiError
+from kube.transport import HTTPTransport
+from provision.lab_state import LabState
+
+if TYPE_CHECKING:
+    from provision.ssh.shell import Shell
+
+POLL_SECONDS = 0.3
+REMOTE_KUBECONFIG = "/var/lib/ktool/admin.kubeconfig"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A Node in a word: whether it is Ready, and if not, why."""
+
+    name: str
+    ready: bool
+    why: str = ""
+    address: str = ""
+    version: str = ""
+    schedulable: bool = True
+
+    @property
+    def status(self) -> str:
+        """`Ready` or `NotReady`, as kubectl says it."""
+        return "Ready" if self.ready else "NotReady"
+
+
+def view(node: core_v1.Node) -> NodeView:
+    """What the lab wants to know of a Node."""
+    status = node.status
+    ready = objects.condition(status.conditions if status else (), "Ready")
+    addresses = [a.address or "" for a in (status.addresses if status else None) or () if a.type == "InternalIP"]
+    return NodeView(
+        name=node.metadata.name or "",
+        ready=ready is not None and ready.status == "True",
+        why="" if ready is None else ready.message or ready.reason or "",
+        address=addresses[0] if addresses else "",
+        version=(status.nodeInfo.kubeletVersion if status and status.nodeInfo else "") or "",
+        schedulable=not (node.spec and node.spec.unschedulable),
+    )
+
+
+async def connect(state: LabState, master: Shell | None, *, port: int) -> Client:
+    """A client for the lab's cluster with the lab's kubeconfig, through `master`'s connection where there is one; to
+    be closed by the caller."""
+    connection = kubeconfig.connect(state.kubeconfig)
+    if master is not None:
+        host, local_port = await asyncio.to_thread(master.forward_local, "127.0.0.1", port)
+        connection = replace(connection, server=f"https://{host}:{local_port}")
+    return Client(HTTPTransport(connection), user_agent="ktool-lab")
+
+
+@asynccontextmanager
+async def connected(state: LabState, master: Shell | None, *, port: int) -> AsyncIterator[Client]:
+    """The same for the length of a block."""
+    client = await connect(state, master, port=port)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def nodes(client: Client) -> dict[str, NodeView]:
+    """All Nodes by name."""
+    return {found.name: found for found in map(view, (await client.list(core_v1.Node)).items)}
+
+
+async def wait_ready(
+    client: Client,
+    names: Collection[str],
+    *,
+    timeout: float,
+    on_change: Callable[[NodeView], None] = lambda view: None,
+) -> dict[str, NodeView]:
+    """Wait until the named Nodes are Ready, at most `timeout` seconds; gives those that are not, as seen last.
+
+    `on_change` is told of each Node whenever it looks different from before.
+    """
+    deadline = time.monotonic() + timeout
+    last: Mapping[str, NodeView] = {}
+    while True:
+        try:
+            found = await nodes(client)
+        except (ApiError, ConnectionError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise KtoolError(
+                    "the cluster's API server does not answer",
+                    found=str(error),
+                    wanted=f"an answer within {timeout:g} s",
+                ) from error
+            found = {}
+        seen = {name: found.get(name) or NodeView(name, False, "the node has not registered") for name in names}
+        for name, one in seen.items():
+            if last.get(name) != one:
+                on_change(one)
+        last = seen
+        missing = {name: one for name, one in seen.items() if not one.ready}
+        if not missing or time.monotonic() > deadline:
+            return missing
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def save_kubeconfig(state: LabState, master: Shell, *, server: str) -> bool:
+    """Fetch the administrator's kubeconfig from the master and keep it with the server's outside URL; True if it is
+    new or differs from the one that is kept."""
+    import yaml
+
+    found = yaml.safe_load(master.get(REMOTE_KUBECONFIG))
+    for cluster in found.get("clusters", ()):
+        cluster["cluster"]["server"] = server
+    before = state.kubeconfig.read_bytes() if state.kubeconfig.exists() else b""
+    kubeconfig.save(state.kubeconfig, found)
+    return state.kubeconfig.read_bytes() != before

@@ -1,0 +1,373 @@
+"""`lab create`: from whatever there is to the lab that the inventory describes.
+
+    runtime archive ─▶ images, networks ─▶ each machine: made ─▶ reached ─▶ looked at ┐
+                                                                                       ├─▶ checked together
+    nodes Ready ◀─ kubeconfig ◀─ Ansible's roles on those that are not as they should ◀┘
+
+Every step looks before it acts. So a second run does nothing but look, and one after a crash does what is missing.
+A machine that fails is left behind with the reason; the others go on (workers cannot without their master).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from kube.client import Client
+from kube.errors import KtoolError
+from provision import lock
+from provision.bundle.archive import Archive, ArchiveRole
+from provision.inventory.lab import Lab, Machine
+from provision.lab import apply, cluster
+from provision.lab.events import LabJournal, LabProgress, LabStep, doing
+from provision.lab.open_lab import OpenLab, installed, opened
+from provision.lab.plan import MAKING, Action, Seen, Wanted, deeds, differences, plan, wanted
+from provision.lab_state import LabState
+from provision.preflight.lab import check_lab
+from provision.preflight.machine import Finding, Severity
+from provision.providers.provider import Found, MachineState
+from provision.ssh.keys import ensure_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOptions:
+    """How a lab is made. `boot_timeout` and `ready_timeout` in seconds; `reapply` runs the roles on every machine,
+    `only` names the machines to bother with (empty: all)."""
+
+    boot_timeout: float = 420.0
+    ready_timeout: float = 240.0
+    reapply: bool = False
+    only: frozenset[str] = frozenset()
+
+
+class Outcome(StrEnum):
+    """How it went with a machine."""
+
+    READY = "ready"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    LEFT_OUT = "left out"
+
+
+@dataclass(slots=True)
+class MachineResult:
+    """A machine at the end: what was done, and what stopped it (with all findings of the preflight)."""
+
+    name: str
+    outcome: Outcome = Outcome.UNCHANGED
+    did: list[str] = field(default_factory=list)
+    error: KtoolError | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def fail(self, error: KtoolError, *, outcome: Outcome = Outcome.FAILED) -> None:
+        """Note what stopped this machine; the first reason counts."""
+        if self.error is None:
+            self.error, self.outcome = error, outcome
+
+
+@dataclass(frozen=True, slots=True)
+class LabResult:
+    """The end of a run. `kubeconfig` is None if there is no cluster."""
+
+    machines: tuple[MachineResult, ...]
+    kubeconfig: Path | None
+    server: str
+    seconds: float
+    phases: Mapping[str, float]
+
+    @property
+    def failed(self) -> list[MachineResult]:
+        """Machines that are not as they should be."""
+        return [one for one in self.machines if one.error is not None]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done."""
+        return any(one.did for one in self.machines)
+
+
+async def create(
+    lab: Lab,
+    state: LabState,
+    archives: Mapping[ArchiveRole, Archive],
+    progress: LabProgress = lambda event: None,
+    options: CreateOptions = CreateOptions(),
+) -> LabResult:
+    """Have the lab as the inventory says. What stops a machine is in the result; KtoolError for what stops all."""
+    with lock.held(state.path):
+        state.create()
+        await asyncio.to_thread(ensure_key, state.identity, comment=f"ktool lab {lab.name}")
+        async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path) as open_lab:
+            return await _Creation(open_lab, archives, progress, options).run()
+
+
+async def plan_create(lab: Lab, state: LabState, archives: Mapping[ArchiveRole, Archive]) -> list[Action]:
+    """What `create` would do; looks at everything that is there and changes nothing."""
+    async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path) as open_lab:
+        found = await open_lab.find()
+        if state.identity.exists():
+            await open_lab.look_at_all(found)
+        return plan(lab, await seen(open_lab, found), wants(open_lab, archives))
+
+
+def archive_role(machine: Machine) -> ArchiveRole:
+    """Machines that ktool makes share one image, so they all carry the master's runtime; of the others, workers get
+    only what an agent needs."""
+    return ArchiveRole.CONTROL if machine.is_master or machine.provider in MAKING else ArchiveRole.AGENT
+
+
+def wants(open_lab: OpenLab, archives: Mapping[ArchiveRole, Archive]) -> dict[str, Wanted]:
+    """The wanted settings of every machine that has been reached."""
+    lab = open_lab.lab
+    balancers = [m for m in lab.machines if m.name in open_lab.facts and "load_balancer" in m.roles]
+    found = {}
+    for machine in lab.machines:
+        if machine.name in open_lab.facts:
+            endpoint = open_lab.endpoints[machine.name].address
+            found[machine.name] = wanted(
+                lab,
+                machine,
+                runtime=archives[archive_role(machine)].key,
+                address=open_lab.address(machine),
+                tls_sans=[*(open_lab.address(b) for b in balancers), *([endpoint] if endpoint else [])],
+            )
+    return found
+
+
+async def seen(open_lab: OpenLab, found: Mapping[str, Found]) -> dict[str, Seen]:
+    """Machines as provider, machine and cluster show them; reached ones only are known from inside."""
+    views: Mapping[str, cluster.NodeView] = {}
+    master = open_lab.connections.get(open_lab.master.name)
+    if master is not None and open_lab.state.kubeconfig.exists():
+        try:
+            async with cluster.connected(open_lab.state, master, port=open_lab.lab.api_port) as client:
+                views = await cluster.nodes(client)
+        except (KtoolError, ConnectionError, TimeoutError) as error:
+            open_lab.problems.setdefault(open_lab.master.name, KtoolError(f"the API server does not answer: {error}"))
+    result = {}
+    for name, one in found.items():
+        facts = open_lab.facts.get(name)
+        problem = open_lab.problems.get(name)
+        result[name] = Seen(
+            one,
+            installed(facts) if facts else None,
+            str(problem) if problem else "",
+            views[name].status if name in views else "",
+        )
+    return result
+
+
+class _Creation:
+    """One run of `create`."""
+
+    def __init__(
+        self,
+        open_lab: OpenLab,
+        archives: Mapping[ArchiveRole, Archive],
+        progress: LabProgress,
+        options: CreateOptions,
+    ) -> None:
+        self._open = open_lab
+        self._lab = open_lab.lab
+        self._archives = archives
+        self._progress = progress
+        self._options = options
+        self._journal = LabJournal(open_lab.state.journal)
+        self._results = {m.name: MachineResult(m.name) for m in self._machines}
+        self._phases: dict[str, float] = {}
+
+    @property
+    def _machines(self) -> tuple[Machine, ...]:
+        only = self._options.only
+        return tuple(m for m in self._lab.machines if not only or m.name in only or m.is_master)
+
+    def _well(self) -> list[Machine]:
+        return [machine for machine in self._machines if self._results[machine.name].error is None]
+
+    async def run(self) -> LabResult:
+        began = last = time.monotonic()
+
+        def phase(name: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            self._phases[name], last = now - last, now
+
+        for left in self._journal.open_steps:
+            when = time.strftime("%H:%M", time.localtime(left.since))
+            with doing(self._progress, None, left.machine, LabStep(left.step)) as step:
+                step.unchanged(f"was interrupted at {when}; takes it up again")
+        found = await self._open.find()
+        await self._prepare(found)
+        phase("prepare")
+        await asyncio.gather(*(self._make_and_reach(machine, found[machine.name]) for machine in self._machines))
+        phase("machines")
+        await self._check()
+        phase("check")
+        self._leave_out_without_master()
+        await self._install()
+        phase("install")
+        server = await self._ready()
+        phase("ready")
+        state = self._open.state
+        return LabResult(
+            tuple(self._results.values()),
+            state.kubeconfig if state.kubeconfig.exists() else None,
+            server,
+            time.monotonic() - began,
+            self._phases,
+        )
+
+    async def _prepare(self, found: Mapping[str, Found]) -> None:
+        """Images and networks, for the providers that have a machine to make."""
+        for name, provider in self._open.providers.items():
+            mine = [m for m in self._machines if m.provider is name]
+            if name not in MAKING or all(found[m.name].state is MachineState.RUNNING for m in mine):
+                continue
+            try:
+                with doing(self._progress, self._journal, "", LabStep.IMAGE) as step:
+                    step.changed = await asyncio.to_thread(provider.prepare, mine, step.report)
+                    step.result = "images and networks are there"
+            except KtoolError as error:
+                for machine in mine:
+                    self._results[machine.name].fail(error)
+
+    async def _make_and_reach(self, machine: Machine, found: Found) -> None:
+        result = self._results[machine.name]
+        if result.error is not None:
+            return
+        try:
+            await self._make(machine, found, result)
+            with doing(self._progress, self._journal, machine.name, LabStep.REACH) as step:
+                facts = await self._open.reach(machine, step.report, timeout=self._options.boot_timeout)
+                step.unchanged(f"{facts.os_id} {facts.os_version}, {self._open.address(machine)}")
+        except KtoolError as error:
+            result.fail(error)
+
+    async def _make(self, machine: Machine, found: Found, result: MachineResult) -> None:
+        if found.state is MachineState.RUNNING:
+            for difference in found.differences:
+                with doing(self._progress, None, machine.name, LabStep.CREATE) as step:
+                    step.warning(f"differs from the inventory: {difference}")
+                    step.unchanged("runs")
+            return
+        with doing(self._progress, self._journal, machine.name, LabStep.CREATE) as step:
+            provider = self._open.provider(machine)
+            step.changed = await asyncio.to_thread(provider.create, machine, step.report)
+            step.result = "made and started" if found.state is not MachineState.STOPPED else "started"
+            if step.changed:
+                result.did.append(step.result)
+
+    async def _check(self) -> None:
+        """The preflight, over all machines that were reached; those with errors are left out."""
+        reached = {machine.name: self._open.facts[machine.name] for machine in self._well()}
+        if not reached:
+            return
+        connections = {name: self._open.connections[name] for name in reached}
+        findings = await asyncio.to_thread(check_lab, self._lab, reached, connections)
+        for machine in self._well():
+            result = self._results[machine.name]
+            result.findings = tuple(findings.get(machine.name, ()))
+            errors = [finding for finding in result.findings if finding.severity is Severity.ERROR]
+            try:
+                with doing(self._progress, None, machine.name, LabStep.CHECK) as step:
+                    for finding in result.findings:
+                        if finding not in errors:
+                            step.warning(f"{finding.what} (found: {finding.found}; wanted: {finding.wanted})")
+                    if errors:
+                        raise PreflightErrors(errors)
+                    step.unchanged("fit")
+            except PreflightErrors as error:
+                result.fail(error, outcome=Outcome.LEFT_OUT)
+
+    def _leave_out_without_master(self) -> None:
+        failed = [m for m in self._lab.masters if m.name in self._results and self._results[m.name].error]
+        if len(failed) < len(self._lab.masters) or not failed:
+            return
+        for machine in self._well():
+            self._results[machine.name].fail(
+                KtoolError(
+                    "there is no master to join",
+                    found=f"{failed[0].name}: {self._results[failed[0].name].error}",
+                    wanted="a master that works",
+                    mend="mend the master, then run the same command again",
+                ),
+                outcome=Outcome.LEFT_OUT,
+            )
+
+    async def _install(self) -> None:
+        """Ansible's roles, on the machines that are not as they should be."""
+        all_wants = wants(self._open, self._archives)
+        todo: dict[str, list[str]] = {}
+        for machine in self._well():
+            missing = differences(installed(self._open.facts[machine.name]), all_wants[machine.name])
+            if missing or self._options.reapply:
+                todo[machine.name] = missing
+            else:
+                with doing(self._progress, None, machine.name, LabStep.INSTALL) as step:
+                    step.unchanged("as it should be")
+        if not todo:
+            return
+        ended = await apply.apply(
+            self._open, all_wants, self._archives, todo, progress=self._progress, journal=self._journal
+        )
+        for name, one in ended.items():
+            result = self._results[name]
+            result.did += one.did
+            if one.error is not None:
+                result.fail(one.error)
+
+    async def _ready(self) -> str:
+        """The kubeconfig, and Nodes that are Ready; gives the API server's URL."""
+        master = self._open.master
+        if master.name not in self._open.connections or self._results[master.name].error is not None:
+            return ""
+        connection = await self._open.master_connection()
+        server = f"https://{self._open.endpoints[master.name].address}:{self._lab.api_port}"
+        await asyncio.to_thread(cluster.save_kubeconfig, self._open.state, connection, server=server)
+        waiting = [machine.name for machine in self._well() if machine.runs_agent]
+        async with cluster.connected(self._open.state, connection, port=self._lab.api_port) as client:
+            await asyncio.gather(*(self._wait(client, name) for name in waiting))
+        for machine in self._well():
+            result = self._results[machine.name]
+            result.outcome = Outcome.READY if result.did else Outcome.UNCHANGED
+        return server
+
+    async def _wait(self, client: Client, name: str) -> None:
+        try:
+            with doing(self._progress, self._journal, name, LabStep.READY) as step:
+                missing = await cluster.wait_ready(
+                    client,
+                    [name],
+                    timeout=self._options.ready_timeout,
+                    on_change=lambda view: step.report(view.why or view.status),
+                )
+                if missing:
+                    raise KtoolError(
+                        f"node {name} does not become Ready",
+                        found=missing[name].why,
+                        wanted=f"Ready within {self._options.ready_timeout:g} s",
+                        mend=f"ktool node why {name} -i {self._lab.source}",
+                    )
+                step.changed = bool(self._results[name].did)
+                step.result = "node is Ready"
+        except KtoolError as error:
+            self._results[name].fail(error)
+
+
+class PreflightErrors(KtoolError):
+    """A machine is not fit; `findings` has every reason."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        first = findings[0]
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        super().__init__(f"{first.what}{more}", found=first.found, wanted=first.wanted, mend=first.mend)
+        self.findings = tuple(findings)
+
+
+def nothing_to_do(actions: Collection[Action]) -> bool:
+    """Whether a plan has no deeds."""
+    return not deeds(list(actions))

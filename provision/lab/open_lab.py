@@ -1,0 +1,128 @@
+"""A lab at hand: its providers, and connections to its machines that are opened once and used by every step.
+
+What stands in the way of one machine is kept with that machine (`problems`) and never stops the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kube.errors import KtoolError
+from provision.facts.facts import RemoteFacts
+from provision.facts.gather import gather
+from provision.inventory.lab import Lab, Machine, ProviderName
+from provision.lab.plan import Installed
+from provision.lab_state import LabState
+from provision.providers.factory import providers_for
+from provision.providers.provider import Found, MachineState, Provider, Report
+from provision.ssh.endpoint import Endpoint
+from provision.ssh.reach import reach
+from provision.ssh.shell import Shell
+
+# How long a machine that runs already may take to answer when nothing but a look is wanted.
+LOOK_SECONDS = 20.0
+
+
+class OpenLab:
+    """One lab and everything that is open to it; made by `opened`."""
+
+    def __init__(self, lab: Lab, state: LabState, *, layer: Path | None = None) -> None:
+        self.lab = lab
+        self.state = state
+        self.providers: Mapping[ProviderName, Provider] = providers_for(lab, state, layer=layer)
+        self.endpoints: dict[str, Endpoint] = {}
+        self.connections: dict[str, Shell] = {}
+        self.facts: dict[str, RemoteFacts] = {}
+        self.problems: dict[str, KtoolError] = {}
+
+    def provider(self, machine: Machine) -> Provider:
+        """The provider of a machine."""
+        return self.providers[machine.provider]
+
+    async def find(self) -> dict[str, Found]:
+        """Every machine as its provider sees it, the inventory's first."""
+        found = await asyncio.gather(*(asyncio.to_thread(p.find) for p in self.providers.values()))
+        everything = {one.name: one for several in found for one in several}
+        known = {m.name: everything.pop(m.name) for m in self.lab.machines if m.name in everything}
+        return known | everything
+
+    async def reach(self, machine: Machine, report: Report, *, timeout: float) -> RemoteFacts:
+        """Connect to a running machine and look at it. KtoolError if it does not answer within `timeout` seconds."""
+        if machine.name in self.facts:
+            return self.facts[machine.name]
+        provider = self.provider(machine)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        endpoint = await asyncio.to_thread(provider.endpoint, machine, report, timeout=timeout)
+        self.endpoints[machine.name] = endpoint
+        left = max(5.0, deadline - loop.time())
+        connection = await asyncio.to_thread(reach, endpoint, timeout=left, report=report)
+        self.connections[machine.name] = connection
+        return await self.look(machine)
+
+    async def look(self, machine: Machine) -> RemoteFacts:
+        """The facts of a connected machine, gathered anew."""
+        facts = await asyncio.to_thread(gather, self.connections[machine.name])
+        self.facts[machine.name] = facts
+        return facts
+
+    async def look_at_all(self, found: Mapping[str, Found], *, timeout: float = LOOK_SECONDS) -> None:
+        """Reach every machine that runs; what fails is in `problems`."""
+
+        async def one(machine: Machine) -> None:
+            try:
+                await self.reach(machine, lambda line: None, timeout=timeout)
+            except KtoolError as error:
+                self.problems[machine.name] = error
+
+        running = [m for m in self.lab.machines if m.name in found and found[m.name].state is MachineState.RUNNING]
+        await asyncio.gather(*(one(machine) for machine in running))
+
+    @property
+    def master(self) -> Machine:
+        """The machine whose API server is asked."""
+        return self.lab.masters[0]
+
+    async def master_connection(self) -> Shell:
+        """A connection to the master. KtoolError if it cannot be reached."""
+        if self.master.name not in self.connections:
+            await self.reach(self.master, lambda line: None, timeout=LOOK_SECONDS)
+        return self.connections[self.master.name]
+
+    def address(self, machine: Machine) -> str:
+        """The address at which the lab's other machines reach this one (it must have been reached)."""
+        return self.facts[machine.name].address(machine.address)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for connection in self.connections.values():
+            with contextlib.suppress(KtoolError, OSError):
+                await asyncio.to_thread(connection.close)
+        self.connections.clear()
+
+
+def installed(facts: RemoteFacts) -> Installed:
+    """What the facts say of ktool on the machine."""
+    return Installed(
+        runtime=facts.runtime_key,
+        applied=facts.applied,
+        services=frozenset(name for name, active in facts.services.items() if active),
+    )
+
+
+@asynccontextmanager
+async def opened(lab: Lab, state: LabState, *, layer: Path | None = None) -> AsyncIterator[OpenLab]:
+    """A lab at hand while the block runs."""
+    # Work on machines is waiting, in a thread for each; the loop's own default would be six of them here.
+    pool = ThreadPoolExecutor(max_workers=max(8, 2 * len(lab.machines)), thread_name_prefix="lab")
+    asyncio.get_running_loop().set_default_executor(pool)
+    it = OpenLab(lab, state, layer=layer)
+    try:
+        yield it
+    finally:
+        await it.close()

@@ -1,0 +1,149 @@
+"""Taking one machine out of a lab: its pods move away, its Node goes, ktool goes from it, and what ktool made goes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from kube.errors import KtoolError
+from kube.models import core_v1
+from kube.status import ApiError
+from provision import lock
+from provision.inventory.lab import Lab
+from provision.lab import apply, cluster, drain
+from provision.lab.events import LabJournal, LabProgress, LabStep, doing
+from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.plan import MAKING
+from provision.lab_state import LabState
+from provision.providers.provider import MachineState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalOptions:
+    """How a machine is taken out: `drain_timeout` in seconds; `force` goes on where pods would be lost, or where the
+    machine does not answer any more; `keep_machine` clears it and lets it be."""
+
+    drain_timeout: float = 300.0
+    force: bool = False
+    keep_machine: bool = False
+
+
+@dataclass(slots=True)
+class Removed:
+    """What was done, and what remains, in words."""
+
+    did: list[str] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
+
+
+async def remove_machine(
+    lab: Lab,
+    state: LabState,
+    name: str,
+    progress: LabProgress = lambda event: None,
+    options: RemovalOptions = RemovalOptions(),
+) -> Removed:
+    """Take a machine out of its lab; it need not be in the inventory any more. KtoolError if it is the master, if
+    there is no such machine, or where a step fails (a second call goes on)."""
+    machine = lab.machine(name)
+    if machine is not None and machine.is_master and not options.keep_machine:
+        raise KtoolError(
+            f"{name} is the lab's master",
+            found="the only one: the cluster lives there",
+            wanted="a worker",
+            mend=f"ktool lab destroy -i {lab.source} removes the whole lab",
+        )
+    result = Removed()
+    with lock.held(state.path):
+        async with opened(lab, state) as open_lab:
+            await _Removal(open_lab, name, progress, options, result).run()
+    return result
+
+
+class _Removal:
+    def __init__(
+        self, open_lab: OpenLab, name: str, progress: LabProgress, options: RemovalOptions, result: Removed
+    ) -> None:
+        self._open = open_lab
+        self._name = name
+        self._progress = progress
+        self._options = options
+        self._result = result
+        self._journal = LabJournal(open_lab.state.journal)
+
+    async def run(self) -> None:
+        found = (await self._open.find()).get(self._name)
+        machine = self._open.lab.machine(self._name)
+        had_node = await self._leave_cluster()
+        if found is None and not had_node:
+            raise KtoolError(
+                f"there is no machine {self._name}",
+                found="neither in the inventory, nor made for this lab, nor a node of its cluster",
+                wanted=", ".join(m.name for m in self._open.lab.machines),
+            )
+        made = machine is None or machine.provider in MAKING
+        if machine is not None and (not made or self._options.keep_machine):
+            await self._clear()
+        if made and not self._options.keep_machine and found is not None and found.state is not MachineState.ABSENT:
+            with doing(self._progress, self._journal, self._name, LabStep.REMOVE, result="removed") as step:
+                providers = [self._open.provider(machine)] if machine else list(self._open.providers.values())
+                for provider in providers:
+                    await asyncio.to_thread(provider.remove, self._name, step.report)
+            self._result.did.append("machine removed, with its disks")
+        self._journal.forget(self._name)
+
+    async def _leave_cluster(self) -> bool:
+        """Drain and delete the Node; True if there was one."""
+        state = self._open.state
+        if not state.kubeconfig.exists():
+            return False
+        try:
+            master = await self._open.master_connection()
+        except KtoolError:
+            if not self._options.force:
+                raise
+            self._result.remains.append("the Node in the cluster, whose master does not answer")
+            return False
+        async with cluster.connected(state, master, port=self._open.lab.api_port) as client:
+            views = await cluster.nodes(client)
+            if self._name not in views:
+                return False
+            with doing(self._progress, self._journal, self._name, LabStep.DRAIN) as step:
+                try:
+                    gone = await drain.drain(
+                        client,
+                        self._name,
+                        timeout=self._options.drain_timeout if views[self._name].ready else 5.0,
+                        force=self._options.force,
+                        report=step.report,
+                    )
+                except KtoolError:
+                    # A node that is gone for good never tells that its pods have ended.
+                    if not self._options.force and views[self._name].ready:
+                        raise
+                    gone = []
+                step.result = f"{len(gone)} pods moved away"
+            try:
+                await client.delete(core_v1.Node, self._name)
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+        self._result.did.append("node drained and deleted")
+        return True
+
+    async def _clear(self) -> None:
+        """Undo on the machine what ktool did to it."""
+        machine = self._open.lab.machine(self._name)
+        assert machine is not None
+        try:
+            await self._open.reach(machine, lambda line: None, timeout=LOOK_SECONDS)
+        except KtoolError:
+            if not self._options.force:
+                raise
+            self._result.remains.append(f"ktool on {self._name}, which does not answer: `ktool reset` on it undoes it")
+            return
+        ended = await apply.reset(self._open, [self._name], progress=self._progress, journal=self._journal)
+        if (error := ended[self._name].error) is not None:
+            raise error
+        self._result.did += ended[self._name].did
+        self._result.remains += ended[self._name].remains
