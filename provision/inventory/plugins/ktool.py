@@ -60,6 +60,23 @@ groups:
 _LOCAL_CLUSTER = Path("/var/lib/ktool/admin.kubeconfig")
 
 
+def _plain(value: Any) -> Any:
+    """The value so that `ansible-inventory --list` shows plain text.
+
+    Since ansible-core 2.19 a plugin's text is shown as `__ansible_unsafe` unless it is marked as trusted. Ours has no
+    template in it (cluster_hosts sees to that), so that there is nothing to distrust.
+    """
+    try:
+        from ansible.template import trust_as_template
+    except ImportError:
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) and "{" not in value else value
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable):  # type: ignore[misc] # Ansible has no types
     """The plugin, by the name that Ansible wants."""
 
@@ -117,7 +134,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):  # type: ignore[misc]
             self.inventory.add_group(group)
             self.inventory.add_child(group, name)
         for key, value in variables.items():
-            self.inventory.set_variable(name, key, value)
+            self.inventory.set_variable(name, key, _plain(value))
         strict = self.get_option("strict")
         self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
