@@ -181,6 +181,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet waited for does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def _with_users(folder: Path, users: Mapping[str, User], argv: Sequence[str]) -> list[str]:
     """The command line that runs `argv` where these users exist, too."""
     etc = folder / "etc"

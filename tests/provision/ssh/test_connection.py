@@ -15,7 +15,7 @@ import pytest
 from provision.ssh.connection import Connection
 from provision.ssh.errors import BecomeFailed, ConnectionLost, ForwardRefused
 from provision.ssh.shell import RemoteCommandFailed, Shell
-from tests.sshd import Server, User, missing, sshd
+from tests.sshd import Server, User, alive, missing, sshd
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
@@ -87,12 +87,6 @@ def test_time_limit_ends_the_command_there_too(connection: Connection, tmp_path:
     while alive(pid):
         assert time.monotonic() < deadline, "still runs"
         time.sleep(0.1)
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def test_a_daemon_left_behind_does_not_hold_the_command(connection: Connection, tmp_path: Path) -> None:
