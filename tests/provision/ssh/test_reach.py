@@ -25,7 +25,7 @@ def test_refused() -> None:
     begun = time.monotonic()
     with pytest.raises(errors.Refused) as caught:
         reach(Endpoint(name="one", address="127.0.0.1", port=port), timeout=1, report=told.append)
-    assert 0.5 < time.monotonic() - begun < 1.5
+    assert 0.5 < time.monotonic() - begun < 5
     assert told == ["waiting for SSH: connection refused"]
     assert caught.value.what == "one: refuses SSH"
     assert caught.value.found.startswith(f"nothing listens at 127.0.0.1:{port}; waited")
@@ -71,7 +71,7 @@ def test_a_machine_that_comes_up_meanwhile(tmp_path: Path) -> None:
         begun = time.monotonic()
         with reach(endpoint, timeout=20, report=told.append) as connection:
             assert connection.run(["echo", "up"]).stdout == "up\n"
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 15
         assert told == ["waiting for SSH: connection refused"]
     finally:
         timer.join()
@@ -87,7 +87,7 @@ def test_what_waiting_does_not_mend_fails_at_once(tmp_path: Path) -> None:
             reach(server.endpoint(identity_files=()), timeout=30)
         with pytest.raises(errors.HostKeyMismatch):
             reach(server.endpoint(host_keys=(OTHER,)), timeout=30)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
 
 
 @needs_sshd
