@@ -1,0 +1,1 @@
+"""Virtual machines by libvirt: `qemu:///system`, `qemu:///session`, `qemu+ssh://...`."""

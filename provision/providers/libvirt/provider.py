@@ -1,0 +1,553 @@
+"""Lab machines by libvirt (Provider).
+
+A machine is a domain `LAB-MACHINE` with a linked clone of the image as its disk, in a storage pool of the lab's own.
+The domain's metadata say whose it is; only what says so is ever changed or removed. Everything is looked at before it
+is made, in the order lease, volume, definition, start: whatever an interrupted run left is taken up where it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import libvirt
+
+from kube.errors import KtoolError
+from provision.inventory.lab import Lab, Machine, NetworkMode
+from provision.lab_state import LabState, cache_dir
+from provision.machine_image.prepare import VirtualImage, virtual_image
+from provision.machine_image.recipe import KERNEL_ARGUMENTS, machine_architecture
+from provision.providers.libvirt import console, snapshots
+from provision.providers.libvirt.acceleration import EMULATED, domain_type
+from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
+from provision.providers.libvirt.definitions import NAMESPACE, DomainFacts, DomainSettings, domain_xml, read_domain
+from provision.providers.libvirt.drift import Wanted, differences
+from provision.providers.libvirt.names import (
+    domain_name,
+    domain_uuid,
+    mac_for,
+    mac_of,
+    ours,
+    require_distinct,
+)
+from provision.providers.libvirt.network import LabNetwork
+from provision.providers.libvirt.seed import nocloud, nocloud_disk, oem_strings
+from provision.providers.libvirt.storage import Storage
+from provision.providers.provider import Found, MachineState, Report
+from provision.ssh import keys, known_hosts
+from provision.ssh.endpoint import Endpoint
+
+GIB = 1024**3
+# From the power button to a machine that is off; emulated ones take half a minute.
+STOP_SECONDS = 60.0
+CONSOLE_LINES = 15
+_POLL_SECONDS = 0.25
+_REASONS = {
+    libvirt.VIR_DOMAIN_NOSTATE: "no state",
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "blocked",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
+}
+
+
+class LibvirtProvider:
+    """See Provider. `cache` is where images are kept, `layer` a tar that is laid over those that are built."""
+
+    def __init__(self, lab: Lab, state: LabState, *, cache: Path | None = None, layer: Path | None = None) -> None:
+        require_distinct(lab)
+        self._lab = lab
+        self._state = state
+        self._cache = cache or cache_dir()
+        self._layer = layer
+        self._connection = Connection(lab.libvirt_uri)
+        self._storage = Storage(self._connection, lab.name)
+        self._network = LabNetwork(self._connection, lab)
+        self._preparing = threading.Lock()
+        self._images: dict[object, VirtualImage] = {}
+        self._type = ""
+
+    # ---- Provider
+
+    def find(self) -> list[Found]:
+        """See Provider."""
+        domains = {facts.machine: (domain, facts) for domain, facts in self._domains()}
+        found = [self._look(machine, *domains.get(machine.name, (None, None))) for machine in ours(self._lab)]
+        wanted = {machine.name for machine in ours(self._lab)}
+        for name, (domain, facts) in domains.items():
+            if name not in wanted:
+                found.append(
+                    Found(name=name, state=_state(domain), address=self._network.address(facts.mac), known=False)
+                )
+        return found
+
+    def prepare(self, machines: Sequence[Machine], report: Report) -> bool:
+        """See Provider. KtoolError if libvirt does not answer, an image cannot be had, or the network cannot be."""
+        if self._network.wanted.mode is NetworkMode.USER and not self._connection.place.is_local:
+            raise KtoolError(
+                "the user network works on this host only",
+                found=f"ktool_network_mode: user, at {self._lab.libvirt_uri}",
+                wanted="nat, isolated or existing on another host",
+                mend="set ktool_network_mode: nat",
+            )
+        _ = self._connection.handle
+        self._state.create()
+        made = not self._state.identity.exists()
+        keys.ensure_key(self._state.identity, comment=f"ktool lab {self._lab.name}")
+        made |= self._network.ensure(report)
+        for machine in machines:
+            image = self._image(machine, report)
+            if machine.disk_gib * GIB < image.size:
+                raise KtoolError(
+                    f"the disk of {machine.name} is too small for its image",
+                    found=f"ktool_disk: {machine.disk_gib} GiB",
+                    wanted=f"at least {-(-image.size // GIB)} GiB",
+                )
+            made |= self._have_base(image, report)
+        if machines:
+            self._domain_type(self._image(machines[0], report), report)
+        return made
+
+    def create(self, machine: Machine, report: Report) -> bool:
+        """See Provider. Other memory or processors take effect when the machine starts next; `find` tells until then.
+
+        KtoolError if the domain's name belongs to somebody else, or libvirt refuses.
+        """
+        changed = self.prepare([machine], report)
+        domain = self._domain(machine.name)
+        before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
+        image = self._image(machine, report)
+        changed |= self._have_disk(machine, image, report, running=domain is not None and bool(domain.isActive()))
+        settings = self._settings(machine, image, before, report)
+        if before is None or self._must_redefine(machine, before):
+            report("defining the machine" if before is None else "changing the machine's definition")
+            with doing(f"the machine {machine.name} cannot be defined"):
+                domain = self._connection.handle.defineXML(domain_xml(settings))
+            changed = True
+        with doing(f"the machine {machine.name} cannot be started"):
+            if bool(domain.autostart()) != machine.autostart:
+                domain.setAutostart(int(machine.autostart))
+                changed = True
+            return self._start(domain, machine, report) or changed
+
+    def endpoint(self, machine: Machine, report: Report, *, timeout: float) -> Endpoint:
+        """See Provider. The host key comes from the machine's console, which nobody on the network can write to."""
+        end = time.monotonic() + timeout
+        told = ""
+        while True:
+            facts = self._facts(machine)
+            key = self._host_key(machine)
+            address, port = self._address(facts)
+            if key and address:
+                return Endpoint(
+                    name=machine.name,
+                    address=address,
+                    port=port,
+                    user=self._user(machine),
+                    identity_files=(self._state.identity,),
+                    host_keys=(key,),
+                    jump=self._connection.place.jump,
+                    agent=False,
+                    become=self._user(machine) != "root",
+                )
+            doing_now = "waiting for its address" if key else "booting: waiting for its host key"
+            if doing_now != told:
+                told = doing_now
+                report(told)
+            if time.monotonic() > end:
+                lacking = "an address" if key else "a host key on its console"
+                raise KtoolError(
+                    f"{machine.name} does not come up",
+                    found=f"no {lacking.split(' ', 1)[1]} after {timeout:.0f} s\n{self.diagnose(machine)}".strip(),
+                    wanted=lacking,
+                    mend=f"look at it: virsh -c {self._lab.libvirt_uri} console "
+                    f"{domain_name(self._lab.name, machine.name)}; give it more time: ktool lab create",
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def diagnose(self, machine: Machine) -> str:
+        """See Provider."""
+        domain = self._domain(machine.name)
+        if domain is None:
+            return f"{domain_name(self._lab.name, machine.name)}: no such domain"
+        mac = mac_of(self._lab, machine)
+        lines = [f"domain {domain.name()}: {_words(domain)}"]
+        leases = self._network.leases()
+        for lease in leases:
+            mark = "  <- this machine" if str(lease.get("mac", "")).lower() == mac else ""
+            lines.append(f"lease {lease.get('ipaddr')} {lease.get('mac')} {lease.get('hostname') or '-'}{mark}")
+        if not leases and self._network.wanted.name:
+            lines.append(f"no leases on the network {self._network.wanted.name}")
+        said = console.last_lines(self._console(machine.name), CONSOLE_LINES)
+        lines += ["console:", *(f"  {line}" for line in said)] if said else ["nothing on the console"]
+        return "\n".join(lines)
+
+    def stop(self, machine: Machine, report: Report) -> bool:
+        """See Provider."""
+        domain = self._domain(machine.name)
+        if domain is None or not domain.isActive():
+            return False
+        report("shutting down")
+        with doing(f"{machine.name} cannot be shut down"):
+            _shut_down(domain, report)
+        return True
+
+    def remove(self, name: str, report: Report) -> bool:
+        """See Provider."""
+        domain = self._domain(name)
+        machine = self._lab.machine(name)
+        mac = mac_of(self._lab, machine) if machine is not None else mac_for(self._lab.name, name)
+        if domain is not None:
+            mac = read_domain(domain.XMLDesc()).mac or mac
+            report("removing the machine")
+            with doing(f"{name} cannot be removed"):
+                if domain.isActive():
+                    domain.destroy()
+                flags = (
+                    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+                )
+                domain.undefineFlags(flags)
+        removed = [self._storage.delete(volume) for volume in (_disk(name), _seed(name), _log(name), f"{_log(name)}.0")]
+        self._network.forget(mac)
+        known_hosts.unpin(self._state.known_hosts, name)
+        return domain is not None or any(removed)
+
+    def cleanup(self, report: Report) -> list[str]:
+        """See Provider."""
+        if any(True for _ in self._domains()):
+            return []
+        removed = []
+        if self._network.remove():
+            removed.append(f"network {self._network.wanted.name}")
+        if self._storage.remove():
+            removed.append(f"storage pool {self._storage.pool}")
+        for line in removed:
+            report(f"removed the {line}")
+        self._connection.close()
+        return removed
+
+    def snapshot(self, machine: Machine, name: str, report: Report) -> None:
+        """See Provider. Of a running machine with its memory, so that a restored one goes on where it was."""
+        report(f"keeping the snapshot {name}")
+        snapshots.take(self._existing(machine), machine.name, name)
+
+    def restore(self, machine: Machine, name: str, report: Report) -> None:
+        """See Provider. A restored machine's clock shows the snapshot's time until somebody sets it."""
+        domain = self._existing(machine)
+        report(f"restoring the snapshot {name}")
+        snapshots.restore(domain, machine.name, name)
+
+    def snapshots(self, machine: Machine) -> list[str]:
+        """See Provider."""
+        domain = self._domain(machine.name)
+        return snapshots.names(domain) if domain is not None else []
+
+    # ---- looking
+
+    def _domains(self) -> list[tuple[Handle, DomainFacts]]:
+        """The domains with this lab's tag."""
+        found = []
+        for domain in self._connection.handle.listAllDomains():
+            with contextlib.suppress(libvirt.libvirtError):  # removed meanwhile, or without our element
+                domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+                facts = read_domain(domain.XMLDesc())
+                if facts.lab == self._lab.name:
+                    found.append((domain, facts))
+        return found
+
+    def _domain(self, name: str) -> Handle:
+        """The machine's domain; None if there is none. KtoolError if the one of that name is not ours."""
+        domain = lookup(self._connection.handle.lookupByName, domain_name(self._lab.name, name))
+        if domain is not None and read_domain(domain.XMLDesc()).lab != self._lab.name:
+            raise KtoolError(
+                f"there is a virtual machine {domain.name()} that this lab has not made",
+                found="it does not carry the lab's mark in its metadata",
+                wanted="a name that is free",
+                mend="rename the machine in the inventory, or the lab (ktool_lab)",
+            )
+        return domain
+
+    def _existing(self, machine: Machine) -> Handle:
+        domain = self._domain(machine.name)
+        if domain is None:
+            raise KtoolError(
+                f"the machine {machine.name} does not exist",
+                found=f"no domain {domain_name(self._lab.name, machine.name)} at {self._lab.libvirt_uri}",
+                wanted="a machine that was made",
+                mend="ktool lab create",
+            )
+        return domain
+
+    def _facts(self, machine: Machine) -> DomainFacts:
+        domain = self._existing(machine)
+        if not domain.isActive():
+            raise KtoolError(
+                f"{machine.name} has stopped while it was waited for",
+                found=self.diagnose(machine),
+                wanted="a running machine",
+                mend="ktool lab create starts it again",
+            )
+        return read_domain(domain.XMLDesc())
+
+    def _look(self, machine: Machine, domain: Handle, facts: DomainFacts | None) -> Found:
+        disk = self._storage.volume(_disk(machine.name))
+        if domain is None or facts is None:
+            # Asked for its own sake: a foreign machine of that name is an error now rather than later.
+            self._domain(machine.name)
+            return Found(name=machine.name, state=MachineState.ABSENT if disk is None else MachineState.BROKEN)
+        wanted = Wanted(
+            memory_mib=machine.memory_mib,
+            cpus=machine.cpus,
+            disk_bytes=machine.disk_gib * GIB,
+            mac=mac_of(self._lab, machine),
+            image=_image_label(machine),
+        )
+        return Found(
+            name=machine.name,
+            state=_state(domain) if disk is not None else MachineState.BROKEN,
+            address=self._address(facts)[0],
+            differences=tuple(differences(facts, wanted, disk_bytes=disk.capacity if disk else 0)),
+        )
+
+    def _address(self, facts: DomainFacts) -> tuple[str, int]:
+        if facts.port:
+            return "127.0.0.1", facts.port
+        if self._network.wanted.mode is NetworkMode.EXISTING and not self._network.wanted.name:
+            return self._seen_address(facts), 22
+        return self._network.address(facts.mac), 22
+
+    def _seen_address(self, facts: DomainFacts) -> str:
+        """On a bridge that libvirt does not serve: what the host's neighbour table has."""
+        machine = self._lab.machine(facts.machine)
+        if machine is not None and machine.address:
+            return machine.address
+        domain = self._domain(facts.machine)
+        source = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP
+        with contextlib.suppress(libvirt.libvirtError):
+            for interface in domain.interfaceAddresses(source).values():
+                if str(interface.get("hwaddr", "")).lower() == facts.mac:
+                    return next((str(a["addr"]) for a in interface.get("addrs") or ()), "")
+        return ""
+
+    def _console(self, name: str) -> str:
+        return self._storage.read_end(_log(name), console.TAIL_BYTES).decode(errors="replace")
+
+    def _host_key(self, machine: Machine) -> str:
+        """The pinned host key; the console's, pinned now, if there is none yet."""
+        if machine.ssh.host_key:
+            return machine.ssh.host_key
+        if pinned := known_hosts.pinned(self._state.known_hosts, machine.name):
+            return pinned[0]
+        if told := console.host_key(self._console(machine.name)):
+            known_hosts.pin(self._state.known_hosts, machine.name, [told])
+        return told
+
+    def _user(self, machine: Machine) -> str:
+        """Images built by ktool let root in; others the inventory's user, whom cloud-init makes."""
+        image = self._images.get(machine.image)
+        built = image.boot is not None if image is not None else not machine.image.source.startswith(("/", "http"))
+        return "root" if built else machine.ssh.user
+
+    # ---- making
+
+    def _image(self, machine: Machine, report: Report) -> VirtualImage:
+        with self._preparing:
+            if machine.image not in self._images:
+                self._require_architecture()
+                self._images[machine.image] = virtual_image(machine.image, self._cache, report, layer=self._layer)
+            return self._images[machine.image]
+
+    def _require_architecture(self) -> None:
+        there = str(self._connection.handle.getInfo()[0])
+        if there in ("x86_64", "aarch64") and machine_architecture(there) != machine_architecture():
+            raise KtoolError(
+                "the libvirt host has another architecture than this machine, which builds its images",
+                found=f"{there} at {self._lab.libvirt_uri}",
+                wanted="the same here and there",
+                mend="run ktool on that host, or give the machines an image with ktool_image",
+            )
+
+    def _have_base(self, image: VirtualImage, report: Report) -> bool:
+        changed = self._storage.ensure(report)
+        before = self._storage.volume(_base(image.key))
+        self._storage.upload(_base(image.key), image.disk, form=image.format, capacity=image.size, report=report)
+        if image.boot is not None:
+            for name, path in ((_kernel(image.key), image.boot.kernel), (_initrd(image.key), image.boot.initrd)):
+                self._storage.upload(name, path, form="raw", capacity=0, report=report)
+        return changed or before is None
+
+    def _have_disk(self, machine: Machine, image: VirtualImage, report: Report, *, running: bool) -> bool:
+        wanted = machine.disk_gib * GIB
+        there = self._storage.volume(_disk(machine.name))
+        if there is None:
+            report(f"making a disk of {machine.disk_gib} GiB")
+            # A new disk is a new machine: it will have another host key.
+            known_hosts.unpin(self._state.known_hosts, machine.name)
+            self._storage.delete(_log(machine.name))
+            base = self._storage.volume(_base(image.key))
+            assert base is not None
+            self._storage.clone(_disk(machine.name), base=base.path, base_form=image.format, capacity=wanted)
+            return True
+        if there.capacity < wanted and not running:
+            report(f"enlarging the disk to {machine.disk_gib} GiB")
+            self._storage.resize(_disk(machine.name), wanted)
+            return True
+        return False
+
+    def _settings(
+        self, machine: Machine, image: VirtualImage, before: DomainFacts | None, report: Report
+    ) -> DomainSettings:
+        name = machine.name
+        disk = self._storage.volume(_disk(name))
+        assert disk is not None
+        network = self._network.wanted
+        settings = DomainSettings(
+            name=domain_name(self._lab.name, name),
+            uuid=domain_uuid(self._lab.name, name),
+            lab=self._lab.name,
+            machine=name,
+            version=importlib.metadata.version("ktool"),
+            image=before.image if before is not None else _image_label(machine),
+            type=self._domain_type(image, report),
+            arch=str(self._connection.handle.getInfo()[0]),
+            memory_mib=machine.memory_mib,
+            cpus=machine.cpus,
+            mac=mac_of(self._lab, machine),
+            disk=disk.path,
+            console=f"{self._storage.path}/{_log(name)}",
+            network=network.name if not network.bridge or network.own else "",
+            bridge="" if network.own else network.bridge,
+        )
+        if network.mode is NetworkMode.USER:
+            settings = replace(settings, forwarded_port=(before.port if before else 0) or _free_port())
+        # The kernel belongs to the image that the disk is a clone of, which may be an older one.
+        key = disk.backing.rpartition("/")[2].removeprefix("base-").partition(".")[0]
+        kernel, initrd = (self._storage.volume(volume) for volume in (_kernel(key), _initrd(key)))
+        public = keys.ensure_key(self._state.identity)
+        if kernel is None or initrd is None:
+            seed = nocloud_disk(nocloud(name, machine.ssh.user, public))
+            return replace(settings, seed=self._storage.write(_seed(name), seed))
+        serial = "ttyS0" if settings.arch == "x86_64" else "ttyAMA0"
+        # An emulated processor has none of the faults that the mitigations are for.
+        more = " mitigations=off" if settings.type == EMULATED else ""
+        return replace(
+            settings,
+            kernel=kernel.path,
+            initrd=initrd.path,
+            kernel_arguments=f"{KERNEL_ARGUMENTS}{more} console={serial} systemd.hostname={name}",
+            oem_strings=oem_strings(name, public),
+        )
+
+    def _must_redefine(self, machine: Machine, before: DomainFacts) -> bool:
+        mac = mac_of(self._lab, machine)
+        same_place = before.port > 0 or before.mac == mac
+        return (before.memory_mib, before.cpus) != (machine.memory_mib, machine.cpus) or not same_place
+
+    def _domain_type(self, image: VirtualImage, report: Report) -> str:
+        with self._preparing:
+            if not self._type:
+                kernel = self._storage.volume(_kernel(image.key))
+                arch = str(self._connection.handle.getInfo()[0])
+                self._type = domain_type(
+                    self._connection,
+                    arch=arch,
+                    chipset="q35" if arch == "x86_64" else "virt",
+                    kernel=kernel.path if kernel is not None else "",
+                    cache=self._cache,
+                    report=report,
+                )
+            return self._type
+
+    def _start(self, domain: Handle, machine: Machine, report: Report) -> bool:
+        state, _ = domain.state()
+        if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+            return False
+        if state == libvirt.VIR_DOMAIN_PAUSED:
+            report("resuming")
+            domain.resume()
+        elif state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+            domain.pMWakeup()
+        else:
+            if state in (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_SHUTDOWN) and domain.isActive():
+                domain.destroy()
+            report("starting")
+            domain.create()
+        return True
+
+
+def _disk(name: str) -> str:
+    return f"{name}.qcow2"
+
+
+def _seed(name: str) -> str:
+    return f"{name}.seed.iso"
+
+
+def _log(name: str) -> str:
+    return f"{name}.console.log"
+
+
+def _base(key: str) -> str:
+    return f"base-{key}.disk"
+
+
+def _kernel(key: str) -> str:
+    return f"base-{key}.vmlinuz"
+
+
+def _initrd(key: str) -> str:
+    return f"base-{key}.initrd"
+
+
+def _image_label(machine: Machine) -> str:
+    """What an inventory says of an image. A rebuilt one of the same words is no reason to make machines anew."""
+    return " + ".join((machine.image.source, *sorted(machine.image.packages)))
+
+
+def _state(domain: Handle) -> MachineState:
+    state, _ = domain.state()
+    if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+        return MachineState.RUNNING
+    if state in (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED):
+        return MachineState.BROKEN
+    return MachineState.STOPPED
+
+
+def _words(domain: Handle) -> str:
+    state, _ = domain.state()
+    return _REASONS.get(state, f"state {state}")
+
+
+def _shut_down(domain: Handle, report: Report) -> None:
+    """Press the power button and wait; pull the plug if that does not help."""
+    end = time.monotonic() + STOP_SECONDS
+    pressed = 0.0
+    while domain.isActive():
+        now = time.monotonic()
+        if now > end:
+            report(f"it does not shut down within {STOP_SECONDS:.0f} s: switching it off")
+            domain.destroy()
+            return
+        # A machine that is still booting misses the first press.
+        if now - pressed > 10:
+            pressed = now
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        time.sleep(_POLL_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
