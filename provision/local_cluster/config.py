@@ -7,6 +7,7 @@ A machine has one role or both: the master of a cluster, the agent of a node. `k
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import socket
 import sys
 from collections.abc import Mapping
@@ -36,6 +37,14 @@ def _node_name() -> str:
 
 def _ktool_version() -> str:
     return importlib.metadata.version("ktool")
+
+
+def _runtime_key() -> str:
+    """The key of the runtime archive that this interpreter runs from (provision.bundle); empty in a checkout."""
+    try:
+        return str(json.loads((Path(sys.prefix) / "manifest.json").read_bytes())["key"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,7 @@ class LocalClusterConfig:
     supervisor: str = "auto"
     python: str = sys.executable
     ktool_version: str = field(default_factory=_ktool_version)
+    runtime_key: str = field(default_factory=_runtime_key)
     ready_timeout: float = 60.0
 
     @property
@@ -164,6 +174,14 @@ class LocalClusterConfig:
         if not self.data_dir.is_absolute():
             raise KtoolError("the data directory's path must be absolute", found=str(self.data_dir), wanted="/...")
 
+    @property
+    def _service_env(self) -> dict[str, str]:
+        env = {"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"}
+        if self.runtime_key:
+            # Another runtime at the same path: a service that differs is started anew.
+            env["KTOOL_RUNTIME"] = self.runtime_key
+        return env
+
     def master_spec(self, *, node_address: str) -> ServiceSpec:
         """The master as a service."""
         return ServiceSpec(
@@ -179,7 +197,7 @@ class LocalClusterConfig:
                 *("--service-cidr", self.service_cidr),
                 *(word for name in self.tls_sans for word in ("--tls-san", name)),
             ),
-            env={"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"},
+            env=self._service_env,
             log_path=self.log_path(MASTER),
             stop_timeout=15,
         )
@@ -203,7 +221,7 @@ class LocalClusterConfig:
                 *(f"--label={key}={value}" for key, value in sorted(self.own_labels.items())),
                 *(f"--taint={taint}" for taint in self.all_taints),
             ),
-            env={"KTOOL_VERSION": self.ktool_version, "PYTHONUNBUFFERED": "1"},
+            env=self._service_env,
             after=(MASTER,) if MASTER in self.roles else (),
             log_path=self.log_path(AGENT),
             stop_timeout=20,
