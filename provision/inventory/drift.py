@@ -57,7 +57,7 @@ def drift(lab: Lab, found: Sequence[Found], nodes: Sequence[core_v1.Node] | None
         if name not in known:
             result.append(Difference(name, CLUSTER, "", "a Node", "no such Node"))
     if nodes is None and lab.machines:
-        result.append(Difference(lab.name, CLUSTER, "", "no cluster", f"a cluster of {len(lab.machines)} machines"))
+        result.append(Difference(lab.name, CLUSTER, "", "no cluster", "a cluster of these machines"))
     return result
 
 

@@ -130,7 +130,7 @@ def test_machines(found: list[Found], wanted: str) -> None:
             [node(status={"nodeInfo": {"containerRuntimeVersion": "containerd://1.6"}})],
             "m (cluster, runtime): found containerd://1.6; wanted docker",
         ),
-        (None, "lab (cluster): found no cluster; wanted a cluster of 1 machines"),
+        (None, "lab (cluster): found no cluster; wanted a cluster of these machines"),
     ],
 )  # fmt: skip
 def test_nodes(nodes: list[core_v1.Node] | None, wanted: str) -> None:

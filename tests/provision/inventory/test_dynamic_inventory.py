@@ -150,6 +150,30 @@ def test_the_script_is_the_same_inventory(tmp_path: Path, cluster: Path) -> None
     assert json.loads(run(tmp_path, script, "--host", "nobody", **environment).stdout) == {}
 
 
+def test_diff_against_a_real_cluster(tmp_path: Path, cluster: Path) -> None:
+    """This machine by its real provider, and the Nodes of the real master."""
+    source = tmp_path / "lab.yml"
+    source.write_text(
+        textwrap.dedent("""
+            all:
+              children:
+                masters:
+                  hosts:
+                    master-1: {ansible_connection: local, ktool_labels: {disk: ssd}}
+        """)
+    )
+    done = run(
+        tmp_path, "ktool", "--kubeconfig", cluster, "inventory", "diff", "-i", source,
+        **{LABS_VARIABLE: str(tmp_path / "labs")},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()[1:]] == [
+        ["master-1", "cluster", "label", "disk", "none", '"ssd"'],
+        ["worker-1", "cluster", "-", "a", "Node", "no", "such", "Node"],
+        ["worker-2", "cluster", "-", "a", "Node", "no", "such", "Node"],
+    ]
+
+
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[tuple[int, LabState]]:
     """A real SSH server on loopback that lets a lab's key in, and the lab's folder with its key pinned."""
