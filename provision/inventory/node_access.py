@@ -59,7 +59,11 @@ def access(name: str, machine: Machine | None, state: LabState, *, pinned: bool)
     if identity := ssh.identity_file or (state.identity if state.identity.exists() else None):
         found["ansible_ssh_private_key_file"] = str(identity)
     options = []
-    if pinned:
+    if ssh.host_key:
+        # OpenSSH takes known hosts from a file or from a command (8.5 or newer), and there is no file with this one
+        options += [f"KnownHostsCommand=/bin/echo {name} {ssh.host_key}", "UserKnownHostsFile=none"]
+        options += ["GlobalKnownHostsFile=none", f"HostKeyAlias={name}", "StrictHostKeyChecking=yes"]
+    elif pinned:
         # the keys are kept by the machine's name, whatever address it has today
         options += [f"UserKnownHostsFile={state.known_hosts}", f"HostKeyAlias={name}", "StrictHostKeyChecking=yes"]
     if ssh.jump:

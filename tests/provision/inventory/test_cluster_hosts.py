@@ -156,6 +156,14 @@ def test_access_to_machines_that_exist(tmp_path: Path) -> None:
     assert access("m", machine(ProviderName.LOCAL), LabState(tmp_path), pinned=False) == {"ansible_connection": "local"}
 
 
+def test_a_key_that_the_inventory_pins_comes_before_all_others(tmp_path: Path) -> None:
+    reached = access("m", machine(host_key="ssh-ed25519 AAAA"), LabState(tmp_path), pinned=True)
+    assert reached["ansible_ssh_common_args"] == (
+        "-o 'KnownHostsCommand=/bin/echo m ssh-ed25519 AAAA' -o UserKnownHostsFile=none -o GlobalKnownHostsFile=none"
+        " -o HostKeyAlias=m -o StrictHostKeyChecking=yes"
+    )
+
+
 def test_only_pinned_machines_get_the_labs_known_hosts(tmp_path: Path) -> None:
     state = LabState(tmp_path)
     state.known_hosts.parent.mkdir()
