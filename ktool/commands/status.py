@@ -8,9 +8,10 @@ import click
 
 from ktool.session import Session, pass_session, run
 
-PROXY_READY = "ServiceProxyReady"
+# roles that have a condition of their own
+ROLE_CONDITIONS = {"proxy": "ServiceProxyReady", "routes": "PodRoutesReady"}
 # conditions of a Node that are well when they are true; all others tell of trouble then
-GOOD = ("Ready", PROXY_READY)
+GOOD = ("Ready", *ROLE_CONDITIONS.values())
 
 
 @click.command("status")
@@ -99,18 +100,22 @@ def _node(node: Any, pods: list[Any]) -> dict[str, Any]:
         "memory": quantity.value(capacity.get("memory", "0")),
         "measured": measured,
         "pods": {"all": len(own), "running": len(running)},
-        "roles": _roles(ready, objects.condition(status.conditions, PROXY_READY) if status else None),
+        "roles": _roles(
+            ready,
+            {role: objects.condition(status.conditions if status else (), c) for role, c in ROLE_CONDITIONS.items()},
+        ),
     }
 
 
-def _roles(ready: Any, proxy: Any) -> dict[str, str]:
-    """What is wrong with each role of an agent (empty: nothing), from its Node's conditions."""
+def _roles(ready: Any, others: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with each role of an agent (empty: nothing), from its Node's conditions; `others` by role."""
     if ready is None or ready.status == "Unknown":
         silent = "has not reported" if ready is None else "has stopped reporting"
-        return dict.fromkeys(("kubelet", "runtime", "proxy"), silent)
+        return dict.fromkeys(("kubelet", "runtime", *others), silent)
     roles = {"kubelet": "", "runtime": "" if ready.status == "True" else ready.message or "not ready"}
-    if proxy is not None:
-        roles["proxy"] = "" if proxy.status == "True" else proxy.message or "failing"
+    for role, condition in others.items():
+        if condition is not None:
+            roles[role] = "" if condition.status == "True" else condition.message or "failing"
     return roles
 
 

@@ -32,7 +32,7 @@ from tests.provision.conftest import eventually
 STAND_INS = Path(__file__).parent / "stand_ins"
 # Other work on the machine may come and go meanwhile; what could be ours is told by its name.
 OURS = {"processes": r"dockerd|containerd|supervisor", "files": r"docker|containerd|ktool", "cgroups": r"docker|ktool"}
-OTHERS = (r"^/tmp/(ktool|pytest)-", r"ktool-test-", r"^/(var/)?run/(lock|netns)")
+OTHERS = (r"^/tmp/(ktool|pytest)-", r"ktool-(test|lab|engine|worker)-", r"^/(var/)?run/(lock|netns)")
 
 pytestmark = [
     pytest.mark.docker,
