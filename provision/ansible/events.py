@@ -29,7 +29,7 @@ class TaskState(StrEnum):
 class RunEvent:
     """One task on one host. `seconds` is how long it took, 0 when it starts; `message` why it failed, or what it did.
 
-    `error` has the fields of a KtoolError where ktool itself failed on the machine.
+    `error` has the fields of a KtoolError where ktool itself failed on the machine; `remains` what a reset left there.
     """
 
     host: str
@@ -38,6 +38,7 @@ class RunEvent:
     seconds: float = 0.0
     message: str = ""
     error: Mapping[str, str] = field(default_factory=dict)
+    remains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
-    """What a run did on a host: numbers of tasks, failures, and why it could not be reached (empty: it could)."""
+    """What a run did on a host: numbers of tasks, failures, and why it could not be reached (empty: it could).
+
+    `did` says in words what was changed, `remains` what a reset left on the machine.
+    """
 
     ok: int = 0
     changed: int = 0
     skipped: int = 0
     failures: tuple[Failure, ...] = ()
     unreachable: str = ""
+    did: tuple[str, ...] = ()
+    remains: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -132,6 +138,7 @@ def event_of(event: Mapping[str, Any]) -> RunEvent | None:
         seconds=float(data.get("duration") or 0.0),
         message=message,
         error=error,
+        remains=tuple(map(str, found.get("remains") or ())),
     )
 
 
@@ -174,11 +181,14 @@ def change_message(found: Mapping[str, Any]) -> str:
 
 def counted(result: HostResult, event: RunEvent) -> HostResult:
     """A host's result after one more event."""
+    if event.remains:
+        result = replace(result, remains=(*result.remains, *event.remains))
     match event.state:
         case TaskState.OK:
             return replace(result, ok=result.ok + 1)
         case TaskState.CHANGED:
-            return replace(result, ok=result.ok + 1, changed=result.changed + 1)
+            did = (*result.did, event.message or event.task)
+            return replace(result, ok=result.ok + 1, changed=result.changed + 1, did=did)
         case TaskState.SKIPPED:
             return replace(result, skipped=result.skipped + 1)
         case TaskState.FAILED:
@@ -187,3 +197,12 @@ def counted(result: HostResult, event: RunEvent) -> HostResult:
             return replace(result, unreachable=event.message)
         case TaskState.STARTED:
             return result
+
+
+def final(result: HostResult, host: str, event: Mapping[str, Any]) -> HostResult:
+    """A host's result with the numbers of Ansible's own recap, which knows what tasks with `no_log` changed."""
+    if event.get("event") != "playbook_on_stats":
+        return result
+    data = event.get("event_data") or {}
+    numbers = {name: int((data.get(name) or {}).get(host, 0)) for name in ("ok", "changed", "skipped")}
+    return replace(result, **numbers)

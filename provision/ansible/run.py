@@ -21,7 +21,7 @@ from typing import Any
 
 from kube.errors import KtoolError
 from provision.ansible import CONTENT, hosts
-from provision.ansible.events import HostResult, RunEvent, RunResult, counted, event_of
+from provision.ansible.events import HostResult, RunEvent, RunResult, counted, event_of, final
 from provision.ansible.hosts import Host, SSHFiles
 from provision.bundle.archive import Archive
 from provision.lab_state import LabState
@@ -195,6 +195,8 @@ def _in_thread(
             if found.host in results:
                 results[found.host] = counted(results[found.host], found)
             on_event(found)
+        for name, result in results.items():
+            results[name] = final(result, name, event)
         return True
 
     def work() -> None:

@@ -55,7 +55,7 @@ def test_own_files(file: str, agent: bool, control: bool) -> None:
 def test_what_stays_behind_is_imported_by_nothing_that_machines_run() -> None:
     """`ktool` itself has commands for workstations, which import lazily what they need."""
     root = closure.checkout()
-    machine_commands = ("up", "down", "join", "token", "kubeconfig", "status", "image")
+    machine_commands = ("up", "down", "join", "token", "kubeconfig", "status")
     modules = [path for package in ("provision", "agent", "kube", "control") for path in (root / package).rglob("*.py")]
     modules += [path for name in machine_commands if (path := root / "ktool/commands" / f"{name}.py").exists()]
     carried = [m for m in modules if contents.keeps_own(PurePosixPath(m.relative_to(root)), ArchiveRole.CONTROL)]
