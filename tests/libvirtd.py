@@ -22,10 +22,14 @@ from pathlib import Path
 
 import libvirt
 
+from provision.lab_state import cache_dir
+
 URI = "qemu:///system"
 START_SECONDS = 30.0
 # Libvirt's folders, which the private ones lie over.
 FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/run/libvirt")
+
+CAPABILITIES = Path("/var/cache/libvirt/qemu/capabilities")
 
 # QEMU as root: it reads disks wherever they lie, and libvirt does not examine it anew at each start because another
 # user could open /dev/kvm. No control groups: they would stay behind.
@@ -80,15 +84,23 @@ def private_libvirtd() -> Iterator[Libvirtd]:
         # dnsmasq gives up root and writes its leases there.
         for name in ("dnsmasq", "images", "qemu"):
             Path("/var/lib/libvirt", name).mkdir(mode=0o755)
+        if _known().is_dir():
+            shutil.copytree(_known(), CAPABILITIES, dirs_exist_ok=True)
         Path("/etc/libvirt/qemu.conf").write_text(_QEMU)
         Path("/etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD)
         log = directory / "daemons.log"
+        # The usual places of the files with their process ids are shared with other libvirtds.
         for argv in (["virtlogd"], ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"]):
-            daemons.append(_start(argv, log))
+            daemons.append(_start([*argv, "-p", f"/run/libvirt/{argv[0]}.pid"], log))
         _wait(daemons, log)
         yield Libvirtd(directory)
     finally:
         _clean(directory, mounted, daemons)
+
+
+def _known() -> Path:
+    """What an earlier libvirtd found out about QEMU, which takes five seconds; libvirt looks itself whether it holds."""
+    return cache_dir() / "test-libvirt-capabilities"
 
 
 def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -134,6 +146,12 @@ def _clean(directory: Path, mounted: list[str], daemons: list[subprocess.Popen[b
     for pid in _left():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    if not _known().is_dir() and CAPABILITIES.is_dir() and "/var/cache/libvirt" in mounted:
+        beside = _known().with_name(f"{_known().name}.{os.getpid()}")
+        shutil.copytree(CAPABILITIES, beside)
+        with contextlib.suppress(OSError):  # another run was first
+            beside.rename(_known())
+        shutil.rmtree(beside, ignore_errors=True)
     for folder in reversed(mounted):
         subprocess.run(["umount", "--lazy", folder], check=True, timeout=10)
     shutil.rmtree(directory)

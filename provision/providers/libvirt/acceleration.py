@@ -42,7 +42,7 @@ def domain_type(connection: Connection, *, arch: str, chipset: str, kernel: str,
             kind = KVM if _boots(connection, arch=arch, chipset=chipset, kernel=kernel) else EMULATED
             write_atomic(note, kind.encode())
     if kind == EMULATED:
-        why = "it hangs when it boots a machine here" if offered else "libvirt's host does not offer it"
+        why = "no kernel boots under it here" if offered else "libvirt's host does not offer it"
         report(f"KVM does not work ({why}): machines are emulated, several times slower")
     return kind
 

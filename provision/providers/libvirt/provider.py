@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,13 +20,14 @@ import libvirt
 from kube.errors import KtoolError
 from provision.inventory.lab import Lab, Machine, NetworkMode
 from provision.lab_state import LabState, cache_dir
-from provision.machine_image.prepare import VirtualImage, virtual_image
-from provision.machine_image.recipe import KERNEL_ARGUMENTS, machine_architecture
-from provision.providers.libvirt import console, snapshots
-from provision.providers.libvirt.acceleration import EMULATED, domain_type
+from provision.machine_image.prepare import VirtualImage
+from provision.machine_image.recipe import KERNEL_ARGUMENTS, is_built
+from provision.providers.libvirt import console, power, snapshots, volume_names
+from provision.providers.libvirt.acceleration import EMULATED
 from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
 from provision.providers.libvirt.definitions import NAMESPACE, DomainFacts, DomainSettings, domain_xml, read_domain
 from provision.providers.libvirt.drift import Wanted, differences
+from provision.providers.libvirt.images import GIB, LabImages, label, require_room
 from provision.providers.libvirt.names import (
     domain_name,
     domain_uuid,
@@ -43,21 +43,8 @@ from provision.providers.provider import Found, MachineState, Report
 from provision.ssh import keys, known_hosts
 from provision.ssh.endpoint import Endpoint
 
-GIB = 1024**3
-# From the power button to a machine that is off; emulated ones take half a minute.
-STOP_SECONDS = 60.0
 CONSOLE_LINES = 15
 _POLL_SECONDS = 0.25
-_REASONS = {
-    libvirt.VIR_DOMAIN_NOSTATE: "no state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "blocked",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
-}
 
 
 class LibvirtProvider:
@@ -67,14 +54,10 @@ class LibvirtProvider:
         require_distinct(lab)
         self._lab = lab
         self._state = state
-        self._cache = cache or cache_dir()
-        self._layer = layer
         self._connection = Connection(lab.libvirt_uri)
         self._storage = Storage(self._connection, lab.name)
         self._network = LabNetwork(self._connection, lab)
-        self._preparing = threading.Lock()
-        self._images: dict[object, VirtualImage] = {}
-        self._type = ""
+        self._images = LabImages(self._connection, self._storage, cache=cache or cache_dir(), layer=layer)
 
     # ---- Provider
 
@@ -86,7 +69,9 @@ class LibvirtProvider:
         for name, (domain, facts) in domains.items():
             if name not in wanted:
                 found.append(
-                    Found(name=name, state=_state(domain), address=self._network.address(facts.mac), known=False)
+                    Found(
+                        name=name, state=power.state_of(domain), address=self._network.address(facts.mac), known=False
+                    )
                 )
         return found
 
@@ -105,16 +90,10 @@ class LibvirtProvider:
         keys.ensure_key(self._state.identity, comment=f"ktool lab {self._lab.name}")
         made |= self._network.ensure(report)
         for machine in machines:
-            image = self._image(machine, report)
-            if machine.disk_gib * GIB < image.size:
-                raise KtoolError(
-                    f"the disk of {machine.name} is too small for its image",
-                    found=f"ktool_disk: {machine.disk_gib} GiB",
-                    wanted=f"at least {-(-image.size // GIB)} GiB",
-                )
-            made |= self._have_base(image, report)
-        if machines:
-            self._domain_type(self._image(machines[0], report), report)
+            image = self._images.image(machine.image, report)
+            require_room(machine, image)
+            made |= self._images.upload(image, report)
+            self._images.domain_type(image, report)
         return made
 
     def create(self, machine: Machine, report: Report) -> bool:
@@ -125,11 +104,12 @@ class LibvirtProvider:
         changed = self.prepare([machine], report)
         domain = self._domain(machine.name)
         before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
-        image = self._image(machine, report)
-        changed |= self._have_disk(machine, image, report, running=domain is not None and bool(domain.isActive()))
-        settings = self._settings(machine, image, before, report)
-        if before is None or self._must_redefine(machine, before):
+        image = self._images.image(machine.image, report)
+        new_disk = self._have_disk(machine, image, report, running=domain is not None and bool(domain.isActive()))
+        changed |= new_disk
+        if before is None or new_disk or self._must_redefine(machine, before):
             report("defining the machine" if before is None else "changing the machine's definition")
+            settings = self._settings(machine, image, before, report)
             with doing(f"the machine {machine.name} cannot be defined"):
                 domain = self._connection.handle.defineXML(domain_xml(settings))
             changed = True
@@ -137,7 +117,7 @@ class LibvirtProvider:
             if bool(domain.autostart()) != machine.autostart:
                 domain.setAutostart(int(machine.autostart))
                 changed = True
-            return self._start(domain, machine, report) or changed
+            return power.start(domain, report) or changed
 
     def endpoint(self, machine: Machine, report: Report, *, timeout: float) -> Endpoint:
         """See Provider. The host key comes from the machine's console, which nobody on the network can write to."""
@@ -180,7 +160,7 @@ class LibvirtProvider:
         if domain is None:
             return f"{domain_name(self._lab.name, machine.name)}: no such domain"
         mac = mac_of(self._lab, machine)
-        lines = [f"domain {domain.name()}: {_words(domain)}"]
+        lines = [f"domain {domain.name()}: {power.describe(domain)}"]
         leases = self._network.leases()
         for lease in leases:
             mark = "  <- this machine" if str(lease.get("mac", "")).lower() == mac else ""
@@ -198,7 +178,7 @@ class LibvirtProvider:
             return False
         report("shutting down")
         with doing(f"{machine.name} cannot be shut down"):
-            _shut_down(domain, report)
+            power.shut_down(domain, report)
         return True
 
     def remove(self, name: str, report: Report) -> bool:
@@ -219,7 +199,7 @@ class LibvirtProvider:
                     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
                 )
                 domain.undefineFlags(flags)
-        removed = [self._storage.delete(volume) for volume in (_disk(name), _seed(name), _log(name), f"{_log(name)}.0")]
+        removed = [self._storage.delete(volume) for volume in volume_names.of_machine(name)]
         self._network.forget(mac)
         known_hosts.unpin(self._state.known_hosts, name)
         return domain is not None or any(removed)
@@ -302,21 +282,19 @@ class LibvirtProvider:
         return read_domain(domain.XMLDesc())
 
     def _look(self, machine: Machine, domain: Handle, facts: DomainFacts | None) -> Found:
-        disk = self._storage.volume(_disk(machine.name))
+        disk = self._storage.volume(volume_names.disk(machine.name))
         if domain is None or facts is None:
-            # Asked for its own sake: a foreign machine of that name is an error now rather than later.
-            self._domain(machine.name)
             return Found(name=machine.name, state=MachineState.ABSENT if disk is None else MachineState.BROKEN)
         wanted = Wanted(
             memory_mib=machine.memory_mib,
             cpus=machine.cpus,
             disk_bytes=machine.disk_gib * GIB,
             mac=mac_of(self._lab, machine),
-            image=_image_label(machine),
+            image=label(machine.image),
         )
         return Found(
             name=machine.name,
-            state=_state(domain) if disk is not None else MachineState.BROKEN,
+            state=power.state_of(domain) if disk is not None else MachineState.BROKEN,
             address=self._address(facts)[0],
             differences=tuple(differences(facts, wanted, disk_bytes=disk.capacity if disk else 0)),
         )
@@ -342,7 +320,7 @@ class LibvirtProvider:
         return ""
 
     def _console(self, name: str) -> str:
-        return self._storage.read_end(_log(name), console.TAIL_BYTES).decode(errors="replace")
+        return self._storage.read_end(volume_names.log(name), console.TAIL_BYTES).decode(errors="replace")
 
     def _host_key(self, machine: Machine) -> str:
         """The pinned host key; the console's, pinned now, if there is none yet."""
@@ -356,62 +334,40 @@ class LibvirtProvider:
 
     def _user(self, machine: Machine) -> str:
         """Images built by ktool let root in; others the inventory's user, whom cloud-init makes."""
-        image = self._images.get(machine.image)
-        built = image.boot is not None if image is not None else not machine.image.source.startswith(("/", "http"))
-        return "root" if built else machine.ssh.user
+        return "root" if is_built(machine.image) else machine.ssh.user
 
     # ---- making
 
-    def _image(self, machine: Machine, report: Report) -> VirtualImage:
-        with self._preparing:
-            if machine.image not in self._images:
-                self._require_architecture()
-                self._images[machine.image] = virtual_image(machine.image, self._cache, report, layer=self._layer)
-            return self._images[machine.image]
-
-    def _require_architecture(self) -> None:
-        there = str(self._connection.handle.getInfo()[0])
-        if there in ("x86_64", "aarch64") and machine_architecture(there) != machine_architecture():
-            raise KtoolError(
-                "the libvirt host has another architecture than this machine, which builds its images",
-                found=f"{there} at {self._lab.libvirt_uri}",
-                wanted="the same here and there",
-                mend="run ktool on that host, or give the machines an image with ktool_image",
-            )
-
-    def _have_base(self, image: VirtualImage, report: Report) -> bool:
-        changed = self._storage.ensure(report)
-        before = self._storage.volume(_base(image.key))
-        self._storage.upload(_base(image.key), image.disk, form=image.format, capacity=image.size, report=report)
-        if image.boot is not None:
-            for name, path in ((_kernel(image.key), image.boot.kernel), (_initrd(image.key), image.boot.initrd)):
-                self._storage.upload(name, path, form="raw", capacity=0, report=report)
-        return changed or before is None
-
     def _have_disk(self, machine: Machine, image: VirtualImage, report: Report, *, running: bool) -> bool:
+        """Have the machine's disk as large as wanted (if it is not running); True if something had to be done."""
         wanted = machine.disk_gib * GIB
-        there = self._storage.volume(_disk(machine.name))
+        there = self._storage.volume(volume_names.disk(machine.name))
         if there is None:
             report(f"making a disk of {machine.disk_gib} GiB")
             # A new disk is a new machine: it will have another host key.
             known_hosts.unpin(self._state.known_hosts, machine.name)
-            self._storage.delete(_log(machine.name))
-            base = self._storage.volume(_base(image.key))
+            self._storage.delete(volume_names.log(machine.name))
+            base = self._storage.volume(volume_names.base(image.key))
             assert base is not None
-            self._storage.clone(_disk(machine.name), base=base.path, base_form=image.format, capacity=wanted)
+            self._storage.clone(
+                volume_names.disk(machine.name), base=base.path, base_form=image.format, capacity=wanted
+            )
             return True
         if there.capacity < wanted and not running:
             report(f"enlarging the disk to {machine.disk_gib} GiB")
-            self._storage.resize(_disk(machine.name), wanted)
+            self._storage.resize(volume_names.disk(machine.name), wanted)
             return True
         return False
 
     def _settings(
         self, machine: Machine, image: VirtualImage, before: DomainFacts | None, report: Report
     ) -> DomainSettings:
+        """How the machine is to be defined; of its definition before stays what its disk holds to."""
         name = machine.name
-        disk = self._storage.volume(_disk(name))
+        disk = self._storage.volume(volume_names.disk(name))
         assert disk is not None
+        # The kernel belongs to the image that the disk is a clone of, which may be an older one.
+        key = volume_names.key_of(disk.backing)
         network = self._network.wanted
         settings = DomainSettings(
             name=domain_name(self._lab.name, name),
@@ -419,26 +375,26 @@ class LibvirtProvider:
             lab=self._lab.name,
             machine=name,
             version=importlib.metadata.version("ktool"),
-            image=before.image if before is not None else _image_label(machine),
-            type=self._domain_type(image, report),
-            arch=str(self._connection.handle.getInfo()[0]),
+            image=label(machine.image) if key == image.key or before is None else before.image,
+            type=self._images.domain_type(image, report),
+            arch=self._images.arch,
             memory_mib=machine.memory_mib,
             cpus=machine.cpus,
             mac=mac_of(self._lab, machine),
             disk=disk.path,
-            console=f"{self._storage.path}/{_log(name)}",
+            console=f"{self._storage.path}/{volume_names.log(name)}",
             network=network.name if not network.bridge or network.own else "",
             bridge="" if network.own else network.bridge,
         )
         if network.mode is NetworkMode.USER:
             settings = replace(settings, forwarded_port=(before.port if before else 0) or _free_port())
-        # The kernel belongs to the image that the disk is a clone of, which may be an older one.
-        key = disk.backing.rpartition("/")[2].removeprefix("base-").partition(".")[0]
-        kernel, initrd = (self._storage.volume(volume) for volume in (_kernel(key), _initrd(key)))
+        kernel, initrd = (
+            self._storage.volume(volume) for volume in (volume_names.kernel(key), volume_names.initrd(key))
+        )
         public = keys.ensure_key(self._state.identity)
         if kernel is None or initrd is None:
             seed = nocloud_disk(nocloud(name, machine.ssh.user, public))
-            return replace(settings, seed=self._storage.write(_seed(name), seed))
+            return replace(settings, seed=self._storage.write(volume_names.seed(name), seed))
         serial = "ttyS0" if settings.arch == "x86_64" else "ttyAMA0"
         # An emulated processor has none of the faults that the mitigations are for.
         more = " mitigations=off" if settings.type == EMULATED else ""
@@ -454,98 +410,6 @@ class LibvirtProvider:
         mac = mac_of(self._lab, machine)
         same_place = before.port > 0 or before.mac == mac
         return (before.memory_mib, before.cpus) != (machine.memory_mib, machine.cpus) or not same_place
-
-    def _domain_type(self, image: VirtualImage, report: Report) -> str:
-        with self._preparing:
-            if not self._type:
-                kernel = self._storage.volume(_kernel(image.key))
-                arch = str(self._connection.handle.getInfo()[0])
-                self._type = domain_type(
-                    self._connection,
-                    arch=arch,
-                    chipset="q35" if arch == "x86_64" else "virt",
-                    kernel=kernel.path if kernel is not None else "",
-                    cache=self._cache,
-                    report=report,
-                )
-            return self._type
-
-    def _start(self, domain: Handle, machine: Machine, report: Report) -> bool:
-        state, _ = domain.state()
-        if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-            return False
-        if state == libvirt.VIR_DOMAIN_PAUSED:
-            report("resuming")
-            domain.resume()
-        elif state == libvirt.VIR_DOMAIN_PMSUSPENDED:
-            domain.pMWakeup()
-        else:
-            if state in (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_SHUTDOWN) and domain.isActive():
-                domain.destroy()
-            report("starting")
-            domain.create()
-        return True
-
-
-def _disk(name: str) -> str:
-    return f"{name}.qcow2"
-
-
-def _seed(name: str) -> str:
-    return f"{name}.seed.iso"
-
-
-def _log(name: str) -> str:
-    return f"{name}.console.log"
-
-
-def _base(key: str) -> str:
-    return f"base-{key}.disk"
-
-
-def _kernel(key: str) -> str:
-    return f"base-{key}.vmlinuz"
-
-
-def _initrd(key: str) -> str:
-    return f"base-{key}.initrd"
-
-
-def _image_label(machine: Machine) -> str:
-    """What an inventory says of an image. A rebuilt one of the same words is no reason to make machines anew."""
-    return " + ".join((machine.image.source, *sorted(machine.image.packages)))
-
-
-def _state(domain: Handle) -> MachineState:
-    state, _ = domain.state()
-    if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-        return MachineState.RUNNING
-    if state in (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED):
-        return MachineState.BROKEN
-    return MachineState.STOPPED
-
-
-def _words(domain: Handle) -> str:
-    state, _ = domain.state()
-    return _REASONS.get(state, f"state {state}")
-
-
-def _shut_down(domain: Handle, report: Report) -> None:
-    """Press the power button and wait; pull the plug if that does not help."""
-    end = time.monotonic() + STOP_SECONDS
-    pressed = 0.0
-    while domain.isActive():
-        now = time.monotonic()
-        if now > end:
-            report(f"it does not shut down within {STOP_SECONDS:.0f} s: switching it off")
-            domain.destroy()
-            return
-        # A machine that is still booting misses the first press.
-        if now - pressed > 10:
-            pressed = now
-            with contextlib.suppress(libvirt.libvirtError):
-                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-        time.sleep(_POLL_SECONDS)
 
 
 def _free_port() -> int:

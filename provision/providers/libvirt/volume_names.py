@@ -1,0 +1,43 @@
+"""What the files in a lab's storage pool are called."""
+
+from __future__ import annotations
+
+
+def disk(machine: str) -> str:
+    """A machine's own disk, a linked clone of a base."""
+    return f"{machine}.qcow2"
+
+
+def seed(machine: str) -> str:
+    """The small disk that tells cloud-init who the machine is."""
+    return f"{machine}.seed.iso"
+
+
+def log(machine: str) -> str:
+    """What the machine said on its console."""
+    return f"{machine}.console.log"
+
+
+def of_machine(machine: str) -> tuple[str, ...]:
+    """All files of a machine; the last is what virtlogd makes of a long log."""
+    return disk(machine), seed(machine), log(machine), f"{log(machine)}.0"
+
+
+def base(key: str) -> str:
+    """The disk of an image with that key."""
+    return f"base-{key}.disk"
+
+
+def kernel(key: str) -> str:
+    """The kernel that belongs to an image."""
+    return f"base-{key}.vmlinuz"
+
+
+def initrd(key: str) -> str:
+    """The initrd that belongs to an image."""
+    return f"base-{key}.initrd"
+
+
+def key_of(base_path: str) -> str:
+    """The image's key, from the path of its disk."""
+    return base_path.rpartition("/")[2].removeprefix("base-").partition(".")[0]
