@@ -31,6 +31,13 @@ RUNNING_SECONDS = 120.0
 def node_options(function: F) -> F:
     """What `up` and `join` ask about this machine's node."""
     for option in (
+        click.option(
+            "--ready-timeout",
+            type=click.FloatRange(min=1),
+            default=60.0,
+            show_default=True,
+            help="Seconds until each part must be ready; slow machines need more.",
+        ),
         click.option("--supervisor", **SUPERVISOR, show_default=True, help="What keeps the services running."),
         click.option(
             "--docker-root",

@@ -68,8 +68,8 @@ async def enrol(
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
         engine = await steps.start_engine(config, supervisor, journal, progress)
-        moved = await _invite(config, invitation, member, progress)
-        await _agent(config, supervisor, address, progress, restart=moved)
+        news = await _invite(config, invitation, member, progress)
+        await _agent(config, supervisor, address, progress, restart=news)
     return LocalCluster(
         kubeconfig=config.agent_kubeconfig,
         server=invitation.server,
@@ -171,12 +171,13 @@ def refused(invitation: JoinConfig) -> JoinError:
 async def _invite(
     config: LocalClusterConfig, invitation: JoinConfig, member: Membership | None, progress: Progress
 ) -> bool:
-    """Keep the invitation where the agent looks for it; True if the master has another address by now."""
+    """Keep the invitation where the agent looks for it; True if an agent that runs must be started anew to see it."""
     if member is None:
         wanted = replace_name(invitation, config.node_name)
         if not config.join_file.exists() or join.read(config.join_file) != wanted:
             config.agent_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             join.write(config.join_file, wanted)
+            return True
         return False
     if member.connection.server == invitation.server:
         return False
