@@ -175,12 +175,22 @@ def _docker(path: Path) -> DockerFacts:
 
 
 def _kubernetes_programs() -> set[str]:
+    """Programs of another Kubernetes that share this network: those of a container or a machine inside of this one
+    (nspawn) have ports and firewall rules of their own, and are in nobody's way."""
     found = set()
     for process in psutil.process_iter(["name"]):
         name = process.info["name"] or ""
-        if name in KUBERNETES_PROGRAMS:
+        if name in KUBERNETES_PROGRAMS and _network(process.pid) in (_network(os.getpid()), None):
             found.add(f"{name} (pid {process.pid})")
     return found
+
+
+def _network(pid: int) -> str | None:
+    """The network namespace of a process; None if the kernel does not tell."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
 
 
 def _program(pid: int | None) -> str:
