@@ -84,13 +84,13 @@ class RedfishProvider:
     def create(self, machine: Machine, report: Report) -> bool:
         """See Provider. KtoolError if the machine runs without having been installed by ktool: only a machine that is
         switched off is installed, for its disk is overwritten."""
-        self.prepare([machine], report)
         bmc = self._bmc(machine)
-        seen = self._seen(machine, bmc, report)
-        decided = decide(seen)
+        decided = decide(self._seen(machine, bmc, report))
         if isinstance(decided, Refusal):
             raise self._refused(machine, decided)
-        self._perform(machine, bmc, decided, report)
+        if decided:
+            self.prepare([machine], report)
+            self._perform(machine, bmc, decided, report)
         return any(action is not Action.REMEMBER for action in decided)
 
     def endpoint(self, machine: Machine, report: Report, *, timeout: float) -> Endpoint:
