@@ -1,8 +1,8 @@
 """A private libvirtd for tests: Debian's own, at its usual places, which nobody else sees.
 
-It runs in the namespaces of `scripts/in-netns`: bridges, firewall rules and dnsmasq stay in that network namespace, and
-over libvirt's folders (configuration, state, disks, sockets) lie folders of the test's, mounted in that mount namespace.
-So `qemu:///system` is this one for every program that the test starts, and not for others on the machine.
+It runs in the namespaces of `scripts/in-netns`: bridges, firewall rules and dnsmasq stay in that network namespace,
+and over libvirt's folders (configuration, state, disks, sockets) lie folders of the test's, mounted in that mount
+namespace. So `qemu:///system` is this one for every program that the test starts, and not for others on the machine.
 
 All ends with the context manager: machines, networks, daemons (by pid), mounts, files.
 """
@@ -91,6 +91,8 @@ def private_libvirtd() -> Iterator[Libvirtd]:
         log = directory / "daemons.log"
         # The usual places of the files with their process ids are shared with other libvirtds.
         for argv in (["virtlogd"], ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"]):
+            # Their usual pid files are not in those folders, and may be those of others.
+            argv += ["-p", f"/run/libvirt/{argv[0]}.pid"]
             daemons.append(_start([*argv, "-p", f"/run/libvirt/{argv[0]}.pid"], log))
         _wait(daemons, log)
         yield Libvirtd(directory)
@@ -99,7 +101,7 @@ def private_libvirtd() -> Iterator[Libvirtd]:
 
 
 def _known() -> Path:
-    """What an earlier libvirtd found out about QEMU, which takes five seconds; libvirt looks itself whether it holds."""
+    """What an earlier libvirtd found out about QEMU, which takes five seconds; libvirt checks whether it holds."""
     return cache_dir() / "test-libvirt-capabilities"
 
 

@@ -41,9 +41,13 @@ def _decompress(payload: bytes) -> bytes | None:
     # After the packed data stands its unpacked size, which is none of ours.
     try:
         if payload.startswith(b"\xfd7zXZ\0"):
-            return lzma.LZMADecompressor().decompress(payload)
+            xz = lzma.LZMADecompressor()
+            unpacked = xz.decompress(payload)
+            return unpacked if xz.eof else None
         if payload.startswith(b"\x1f\x8b"):
-            return zlib.decompressobj(wbits=31).decompress(payload)
+            gz = zlib.decompressobj(wbits=31)
+            unpacked = gz.decompress(payload)
+            return unpacked if gz.eof else None
         for magic, program in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x02\x21\x4c\x18", "lz4")):
             if payload.startswith(magic):
                 packed = payload[:-4]
@@ -56,7 +60,7 @@ def _decompress(payload: bytes) -> bytes | None:
 
 def has_pvh_entry(kernel: bytes) -> bool:
     """Whether an ELF file of 64 bits has the note by which QEMU starts it."""
-    if not kernel.startswith(_ELF) or kernel[4] != 2:
+    if not kernel.startswith(_ELF) or len(kernel) < 64 or kernel[4] != 2:
         return False
     (table,) = struct.unpack_from("<Q", kernel, 0x20)
     size, count = struct.unpack_from("<HH", kernel, 0x36)
