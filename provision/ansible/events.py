@@ -204,5 +204,5 @@ def final(result: HostResult, host: str, event: Mapping[str, Any]) -> HostResult
     if event.get("event") != "playbook_on_stats":
         return result
     data = event.get("event_data") or {}
-    numbers = {name: int((data.get(name) or {}).get(host, 0)) for name in ("ok", "changed", "skipped")}
-    return replace(result, **numbers)
+    ok, changed, skipped = (int((data.get(name) or {}).get(host, 0)) for name in ("ok", "changed", "skipped"))
+    return replace(result, ok=ok, changed=changed, skipped=skipped)

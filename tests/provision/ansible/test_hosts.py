@@ -120,7 +120,7 @@ def test_passwords_are_variables_only() -> None:
     )
     machine = Host(name="a", endpoint=endpoint)
     variables = hosts.host_variables(machine, FILES)
-    assert (variables["ansible_password"], variables["ansible_become_password"]) == ("1-secret", "2-secret")
+    assert (variables["ansible_password"], variables["ansible_become_password"]) == ("first-secret", "second-secret")
     for text in (variables["ansible_ssh_common_args"], hosts.ssh_config([machine], FILES), repr(machine)):
         assert "secret" not in text
 
