@@ -91,8 +91,6 @@ def private_libvirtd() -> Iterator[Libvirtd]:
         log = directory / "daemons.log"
         # The usual places of the files with their process ids are shared with other libvirtds.
         for argv in (["virtlogd"], ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf"]):
-            # Their usual pid files are not in those folders, and may be those of others.
-            argv += ["-p", f"/run/libvirt/{argv[0]}.pid"]
             daemons.append(_start([*argv, "-p", f"/run/libvirt/{argv[0]}.pid"], log))
         _wait(daemons, log)
         yield Libvirtd(directory)
