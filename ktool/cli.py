@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "image": "Side-load images into the machine's engine, without a registry",
         "bundle": "One file with everything that a lab's machines get",
         "kubeconfig": "Print the administrator's kubeconfig, or where it is",
+        "tunnel": "Keep a way to a cluster through SSH open, for kubectl and others",
         "certs": "Show certificates and how long they are good",
         "token": "Bootstrap tokens and join files, by which machines join",
     },
@@ -43,6 +44,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         "version": "Print versions of ktool and of the server",
     },
 }
+
+
+# What concerns this machine, or says by an inventory what it concerns: --via and --lab would be ignored there.
+ON_THIS_MACHINE = frozenset({"up", "join", "down", "image", "lab", "bundle", "certs"})
 
 
 class LazyGroup(click.Group):
@@ -94,9 +99,21 @@ class LazyGroup(click.Group):
     show_default=True,
     help="Where this machine's cluster keeps its state.",
 )
+@click.option(
+    "--via",
+    default="",
+    metavar="ssh://[USER@]HOST[:PORT]",
+    help="Reach the cluster through SSH to its master; --kubeconfig and --data-dir are paths there. No port is opened.",
+)
+@click.option(
+    "--lab",
+    default="",
+    metavar="INVENTORY",
+    help="The cluster of the lab that was made from this inventory (or has this name).",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Tell what goes on; show tracebacks of errors.")
 @click.pass_context
-def cli(ctx: click.Context, kubeconfig: Path | None, data_dir: Path, verbose: bool) -> None:
+def cli(ctx: click.Context, kubeconfig: Path | None, data_dir: Path, via: str, lab: str, verbose: bool) -> None:
     """From bare machines to a running cluster that speaks the Kubernetes API.
 
     \b
@@ -117,4 +134,13 @@ def cli(ctx: click.Context, kubeconfig: Path | None, data_dir: Path, verbose: bo
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    ctx.obj = Session(kubeconfig=kubeconfig, data_dir=data_dir.absolute())
+    if via and lab:
+        raise click.UsageError("--via or --lab, not both")
+    if lab and kubeconfig is not None:
+        raise click.UsageError("--lab or --kubeconfig, not both")
+    if (via or lab) and ctx.invoked_subcommand in ON_THIS_MACHINE:
+        option = "--via" if via else "--lab"
+        raise click.UsageError(f"`ktool {ctx.invoked_subcommand}` does not work through {option}")
+    session = Session(kubeconfig=kubeconfig, data_dir=data_dir.absolute(), via=via, lab=lab)
+    ctx.obj = session
+    ctx.call_on_close(session.close)

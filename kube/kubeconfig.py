@@ -35,6 +35,7 @@ class Connection:
 
     `server` is the URL; `ca_data`, `client_cert` and `client_key` are PEM (empty: none), `token` a bearer token
     (empty: none), `namespace` the one to use where the user names none. `insecure` turns off the server's check.
+    `tls_server_name`: the name that the server's certificate must have, if it is not the URL's (a tunnel's end).
     """
 
     server: str
@@ -44,6 +45,7 @@ class Connection:
     token: str = field(default="", repr=False)
     namespace: str = "default"
     insecure: bool = False
+    tls_server_name: str = ""
 
 
 def default_path(environment: Mapping[str, str] | None = None) -> Path:
@@ -150,7 +152,7 @@ def resolve(config: Mapping[str, Any], *, source: Path | str = "kubeconfig", con
     user_at, user = reader.entry("users", "user", user_name) if user_name else ("", {})
 
     for at, data, refused in (
-        (cluster_at, cluster, ("proxy-url", "tls-server-name")),
+        (cluster_at, cluster, ("proxy-url",)),
         (user_at, user, ("exec", "auth-provider", "username", "password", "as", "as-groups")),
     ):
         for key in refused:
@@ -182,6 +184,7 @@ def resolve(config: Mapping[str, Any], *, source: Path | str = "kubeconfig", con
         token=token,
         namespace=reader.text(chosen, "namespace", f"{where}.namespace") or "default",
         insecure=cluster.get("insecure-skip-tls-verify") is True,
+        tls_server_name=reader.text(cluster, "tls-server-name", f"{cluster_at}.tls-server-name"),
     )
 
 

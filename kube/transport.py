@@ -96,6 +96,7 @@ class HTTPTransport:
         self._url = URL(connection.server.rstrip("/"))
         self._headers = {"Authorization": f"Bearer {connection.token}"} if connection.token else {}
         self._ssl: ssl.SSLContext | bool = ssl_context(connection) if self._url.scheme == "https" else False
+        self._server_name = connection.tls_server_name or None
         self._limit = connections
         self._session: aiohttp.ClientSession | None = None
 
@@ -124,6 +125,7 @@ class HTTPTransport:
                 data=io.BytesIO(request.body) if len(request.body) > 1 << 20 else request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
+                server_hostname=self._server_name,
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT),
             )
             if stream and response.status < 300:

@@ -71,6 +71,10 @@ class Commands(ABC):
     def _become(self) -> Become | None:
         """How to become root; None where that is not needed or not wanted."""
 
+    def _learn(self) -> bool:
+        """Find out another password for becoming root; whether there is one to try."""
+        return False
+
     @abstractmethod
     def _execute(
         self,
@@ -136,12 +140,14 @@ class Commands(ABC):
             *("timeout", "-k", "5", str(math.ceil(timeout) + GRACE_SECONDS)),
             *command_line(command),
         ]
-        become = self._become() if sudo else None
-        if become is not None:
-            argv = ["env", LOCALE, *become.wrap(argv)]
-        output = self._execute(argv, stdin=stdin, timeout=timeout, become=become, on_line=on_line)
-        if become is not None and not output.became and output.status is not None:
-            raise self._not_root(become, output.stderr.decode(errors="replace"))
+        while True:
+            become = self._become() if sudo else None
+            line = argv if become is None else ["env", LOCALE, *become.wrap(argv)]
+            output = self._execute(line, stdin=stdin, timeout=timeout, become=become, on_line=on_line)
+            if become is None or output.became or output.status is None:
+                break
+            if not self._learn():
+                raise self._not_root(become, output.stderr.decode(errors="replace"))
         if output.status is None or (check and output.status != 0):
             said = (output.stdout + b"\n" + output.stderr).decode(errors="replace")
             raise RemoteCommandFailed(self.name, shown(command), output.status, said)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from provision.ssh import errors, known_hosts
-from provision.ssh.authentication import Ask, authenticate
+from provision.ssh.authentication import PASSWORD_TRIES, Ask, authenticate
 from provision.ssh.commands import Become, Commands, Output
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.execution import Execution
@@ -65,8 +65,12 @@ class Connection(Commands):
         *,
         via: Connection | None,
         local_address: str = "",
+        ask: Ask | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._ask = ask
+        self._become_password = endpoint.become_password
+        self._questions = 0
         self._local_address = local_address
         self._transport = transport
         self._host_key = host_key
@@ -97,7 +101,7 @@ class Connection(Commands):
                 via.close()
             raise
         here = str(stream.getsockname()[0]) if isinstance(stream, socket.socket) else ""
-        return cls(endpoint, transport, host_key, via=via, local_address=here)
+        return cls(endpoint, transport, host_key, via=via, local_address=here, ask=ask)
 
     @property
     def name(self) -> str:
@@ -137,9 +141,9 @@ class Connection(Commands):
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(str(error)) from error
 
-    def forward_local(self, remote_host: str, remote_port: int) -> tuple[str, int]:
-        """See `Shell.forward_local`."""
-        forward = LocalForward(lambda: self.open_channel(remote_host, remote_port))
+    def forward_local(self, remote_host: str, remote_port: int, *, local_port: int = 0) -> tuple[str, int]:
+        """See `Shell.forward_local`; `local_port` is a wanted port here (0: any that is free)."""
+        forward = LocalForward(lambda: self.open_channel(remote_host, remote_port), port=local_port)
         with self._lock:
             self._forwards.append(forward)
         return forward.address
@@ -165,7 +169,15 @@ class Connection(Commands):
     def _become(self) -> Become | None:
         if self.endpoint.user == "root" or not self.endpoint.become:
             return None
-        return Become.new(self.endpoint.become_password)
+        return Become.new(self._become_password)
+
+    def _learn(self) -> bool:
+        with self._lock:
+            if self._ask is None or self.endpoint.become_password or self._questions == PASSWORD_TRIES:
+                return False
+            self._questions += 1
+            self._become_password = self._ask(f"sudo password for {self.endpoint.user}@{self.name}: ") or ""
+            return bool(self._become_password)
 
     def _execute(
         self,

@@ -35,9 +35,10 @@ class Stream(Protocol):
 class LocalForward:
     """A listener on loopback; `open_stream` makes the other end for each connection."""
 
-    def __init__(self, open_stream: Callable[[], Stream]) -> None:
+    def __init__(self, open_stream: Callable[[], Stream], *, port: int = 0) -> None:
+        """OSError if the port is taken."""
         self._open_stream = open_stream
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._streams: set[Stream] = set()
         self._lock = threading.Lock()
         self._closed = False

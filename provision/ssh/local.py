@@ -60,7 +60,7 @@ class LocalConnection(Commands):
                 mend=f"ss -ltn 'sport = {port}'",
             ) from error
 
-    def forward_local(self, remote_host: str, remote_port: int) -> tuple[str, int]:
+    def forward_local(self, remote_host: str, remote_port: int, *, local_port: int = 0) -> tuple[str, int]:
         """See `Shell.forward_local`: here is there."""
         return remote_host, remote_port
 
