@@ -142,9 +142,8 @@ class MachineFolder:
         mounts.remove_tree(folder / name)
         fresh.rename(folder / name)
 
-    def bring_back(self, name: str, *, runner: Runner = run) -> None:
-        """Put a snapshot's state in place of the machine's, which is down. KtoolError if there is none."""
-        snapshot = self.path / "snapshots" / name
+    def require_snapshot(self, name: str) -> None:
+        """KtoolError unless there is a snapshot of that name."""
         if name not in self.snapshots():
             raise KtoolError(
                 f"the machine {self.path.name} has no such snapshot",
@@ -152,6 +151,11 @@ class MachineFolder:
                 wanted=" or ".join(self.snapshots()) or "a snapshot, but there is none",
                 mend="ktool lab snapshot makes one",
             )
+
+    def bring_back(self, name: str, *, runner: Runner = run) -> None:
+        """Put a snapshot's state in place of the machine's, which is down. KtoolError if there is none."""
+        self.require_snapshot(name)
+        snapshot = self.path / "snapshots" / name
         note = self.path / "restoring"
         write_atomic(note, name.encode(), mode=SECRET)
         for part in _STATE:

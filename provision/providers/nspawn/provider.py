@@ -11,6 +11,7 @@ Everything of a lab is below one folder, tagged on the host by names made of tha
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import threading
 import time
@@ -47,6 +48,10 @@ from provision.ssh.endpoint import Endpoint
 START_SECONDS = 30.0
 # Machines get this long to shut down in order.
 STOP_SECONDS = 30.0
+# So long a starting systemd may be deaf to signals.
+HEARING_SECONDS = 10.0
+# The signal by which systemd powers off (systemd(1): SIGRTMIN+3), as the C library counts.
+_POWER_OFF = signal.SIGRTMIN + 3
 _POLL_SECONDS = 0.05
 _RESOLV_CONF = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
 
@@ -93,7 +98,6 @@ class NspawnProvider:
         `find`. KtoolError with the console's last lines if the machine does not start.
         """
         self.prepare([machine], report)
-        sweep(self._machines)
         folder = self._folder(machine.name)
         before = folder.config()
         changed = False
@@ -160,7 +164,6 @@ class NspawnProvider:
 
     def remove(self, name: str, report: Report) -> bool:
         """See Provider."""
-        sweep(self._machines)
         folder = self._folder(name)
         config = folder.config()
         service = self._service(name)
@@ -195,6 +198,7 @@ class NspawnProvider:
 
     def restore(self, machine: Machine, name: str, report: Report) -> None:
         """See Provider. The machine is stopped meanwhile, and runs afterwards if it did before."""
+        self._folder(machine.name).require_snapshot(name)
         self._while_down(machine, report, lambda folder: folder.bring_back(name))
 
     def snapshots(self, machine: Machine) -> list[str]:
@@ -314,7 +318,8 @@ class NspawnProvider:
         folder, service = self._folder(name), self._service(name)
         config = folder.config()
         assert config is not None, "it has been made"
-        self._services.recover()
+        for orphan in self._services.recover():  # the supervisor was killed: machines need a new one
+            self._services.start(orphan)
         self._services.install(
             ServiceSpec(
                 name=service,
@@ -376,6 +381,8 @@ class NspawnProvider:
         running = self._services.status(service).running
         first = self.first_process(name)
         if running:
+            if first is not None:
+                _wait(lambda: _hears(first), HEARING_SECONDS)
             self._services.stop(service)
             if first is not None and not processes.wait_gone(first, START_SECONDS):
                 raise KtoolError(f"the machine {name} does not end", found=f"pid {first}", mend=f"kill -9 {first}")
@@ -422,6 +429,25 @@ def _first_process(nspawn: int) -> int | None:
         if len(inner) > 1 and inner[-1] == "1" and name in ("systemd", "init"):
             return int(child)
     return None
+
+
+def _hears(pid: int) -> bool:
+    """Whether a machine's systemd has come so far that it heeds the signal to power off; earlier that would be lost.
+
+    True for one that has ended.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith(("SigBlk:", "SigCgt:"))]
+    return any(int(mask, 16) >> (_POWER_OFF - 1) & 1 for mask in masks) or not processes.is_alive(pid)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def _answers_ssh(address: str, port: int, *, timeout: float) -> bool:
