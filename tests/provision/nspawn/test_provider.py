@@ -9,13 +9,12 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -23,10 +22,12 @@ from kube.errors import KtoolError
 from provision import host_snapshot, processes
 from provision.inventory.lab import Lab, Machine, NetworkMode, NetworkSettings, ProviderName
 from provision.lab_state import LabState
-from provision.providers.nspawn import boot, cgroups
+from provision.providers.nspawn import boot, cgroups, network, seed
+from provision.providers.nspawn import folder as machine_folder
 from provision.providers.nspawn.config import MachineConfig
 from provision.providers.nspawn.provider import NspawnProvider
 from provision.providers.provider import MachineState
+from provision.services.supervisord import SupervisordServices
 from provision.ssh import known_hosts
 from tests import machines
 from tests.machines import Host
@@ -36,53 +37,28 @@ pytestmark = [
     pytest.mark.skipif(bool(machines.missing()), reason=machines.missing()),
 ]
 
-# A program's own first steps, one after the other, up to the one at which it is killed.
-DRIVER = """\
-import os, signal, sys
-from pathlib import Path
-from tests.provision.nspawn.test_provider import lab_of, provider_of
-from provision import command
-from provision.providers.nspawn import folder, provider, seed
-from provision.services import supervisord
-
-folder_path, names, fatal = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3]
-
-
-def die_in(owner, name, *, after):
-    original = getattr(owner, name)
-
-    def dying(*arguments, **options):
-        if not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        original(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, name, dying)
-
-
-POINTS = {
-    "network noted": lambda: die_in(provider.network, "ensure", after=False),
-    "network made": lambda: die_in(provider.network, "ensure", after=True),
-    "bridge without its tag": lambda: die_in(provider.network, "_require_free", after=True),
-    "machine noted": lambda: die_in(seed, "write", after=False),
-    "seed written": lambda: die_in(seed, "write", after=True),
-    "half copied": lambda: die_in(folder, "_copy", after=True),
-    "files written": lambda: die_in(provider.known_hosts, "pin", after=False),
-    "key pinned": lambda: die_in(provider.known_hosts, "pin", after=True),
-    "service written": lambda: die_in(supervisord.SupervisordServices, "install", after=True),
-    "service started": lambda: die_in(supervisord.SupervisordServices, "start", after=True),
+# Where a process that creates is killed: just before or after one of its functions.
+Point = tuple[Any, str, Literal["before", "after"]]
+POINTS: dict[str, Point] = {
+    "network noted": (network, "ensure", "before"),
+    "bridge without its tag": (network, "_require_free", "after"),
+    "network made": (network, "ensure", "after"),
+    "machine noted": (seed, "write", "before"),
+    "seed written": (seed, "write", "after"),
+    "copied aside": (machine_folder, "_copy", "after"),
+    "files written": (known_hosts, "pin", "before"),
+    "key pinned": (known_hosts, "pin", "after"),
+    "service written": (SupervisordServices, "install", "after"),
+    "service started": (SupervisordServices, "start", "after"),
 }
-if fatal:
-    POINTS[fatal]()
-lab = lab_of(names)
-made = provider_of(lab, folder_path)
-for machine in lab.machines:
-    made.create(machine, lambda line: None)
-"""
-POINTS = (
-    *("network noted", "bridge without its tag", "network made", "machine noted", "seed written", "half copied"),
-    *("files written", "key pinned", "service written", "service started"),
-)
+REMOVAL_POINTS: dict[str, Point] = {
+    "machine stopped": (SupervisordServices, "remove", "before"),
+    "service removed": (SupervisordServices, "remove", "after"),
+    "key forgotten": (known_hosts, "unpin", "after"),
+    "files put aside": (shutil, "rmtree", "before"),
+    "services gone": (SupervisordServices, "shutdown", "after"),
+    "network gone": (network, "remove", "after"),
+}
 
 
 def lab_of(names: list[str], **fields: object) -> Lab:
@@ -105,17 +81,45 @@ def silent(line: str) -> None:
     pass
 
 
-def create_in_another_process(folder: Path, names: list[str], *, fatal: str = "") -> int:
-    """`create` of a process that ends with it, or in the middle of it; its exit status."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder), ",".join(names), fatal],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        cwd=Path(__file__).parents[3],
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+def in_another_process(work: Callable[[], object], *, fatal: Point | None = None) -> int:
+    """Work of a process that ends with it, or in the middle of it; its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setsid()
+            if fatal is not None:
+                die_in(*fatal)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]
+
+
+def create(folder: Path) -> None:
+    """What `ktool lab create` asks of the provider, for a lab of one machine."""
+    lab = lab_of(["one"])
+    provider_of(lab, folder).create(lab.machines[0], silent)
+
+
+def destroy(folder: Path) -> None:
+    """What `ktool lab destroy` asks of the provider."""
+    provider = provider_of(lab_of(["one"]), folder)
+    provider.remove("one", silent)
+    provider.cleanup(silent)
+
+
+def die_in(owner: Any, name: str, when: Literal["before", "after"]) -> None:
+    """Let this process be killed by the next call of a function."""
+    original = getattr(owner, name)
+
+    def dying(*arguments: Any, **options: Any) -> None:
+        if when == "after":
+            original(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, dying)
 
 
 @pytest.fixture
@@ -254,7 +258,7 @@ def test_faults_can_be_made_and_mended(hosts: list[Host]) -> None:
 
 def test_a_machine_outlives_who_made_it_is_found_again_and_comes_back(folder: Path) -> None:
     lab = lab_of(["one"])
-    assert create_in_another_process(folder, ["one"]) == 0
+    assert in_another_process(lambda: create(folder)) == 0
     provider = provider_of(lab, folder)
     (found,) = provider.find()
     assert (found.state, found.address, found.differences) == (MachineState.RUNNING, "10.76.0.11", ())
@@ -339,21 +343,21 @@ def test_powered_off_it_stays_off_and_one_that_cannot_start_says_why(folder: Pat
 
 def test_killed_at_every_step_the_next_create_completes_and_remove_leaves_nothing(folder: Path) -> None:
     before = picture(folder)
-    for fatal in POINTS:  # each run gets one step further than the one before
-        assert create_in_another_process(folder, ["one"], fatal=fatal) == -signal.SIGKILL, fatal
+    for fatal, point in POINTS.items():  # each run gets one step further than the one before
+        assert in_another_process(lambda: create(folder), fatal=point) == signal.SIGKILL, fatal
         assert provider_of(lab_of(["one"]), folder).find()[0].name == "one", "reads what is there"
-    complete_and_remove(folder, before)
+    complete_and_remove(folder, before, killed_in_removal=True)
 
 
 @pytest.mark.lab
 @pytest.mark.parametrize("fatal", POINTS)
 def test_killed_at_one_step_the_next_create_completes(folder: Path, fatal: str) -> None:
     before = picture(folder)
-    assert create_in_another_process(folder, ["one"], fatal=fatal) == -signal.SIGKILL
+    assert in_another_process(lambda: create(folder), fatal=POINTS[fatal]) == signal.SIGKILL
     complete_and_remove(folder, before)
 
 
-def complete_and_remove(folder: Path, before: host_snapshot.HostSnapshot) -> None:
+def complete_and_remove(folder: Path, before: host_snapshot.HostSnapshot, *, killed_in_removal: bool = False) -> None:
     lab = lab_of(["one"])
     provider = provider_of(lab, folder)
     provider.create(lab.machines[0], silent)
@@ -362,9 +366,11 @@ def complete_and_remove(folder: Path, before: host_snapshot.HostSnapshot) -> Non
     assert known_hosts.pinned(LabState(folder / "lab").known_hosts, "one") == endpoint.host_keys
     config = provider.config("one")
     assert config is not None
-    assert provider.remove("one", silent) is True
+    if killed_in_removal:
+        for fatal, point in REMOVAL_POINTS.items():
+            assert in_another_process(lambda: destroy(folder), fatal=point) == signal.SIGKILL, fatal
+    destroy(folder)
     assert provider.remove("one", silent) is False
-    provider.cleanup(silent)
     nothing_left(folder, config, before)
 
 
