@@ -37,7 +37,8 @@ def gather(shell: Shell, *, timeout: float = TIMEOUT_SECONDS) -> RemoteFacts:
     if result.status != 0:
         raise _failed(shell.name, result)
     try:
-        seen = msgspec.json.decode(result.stdout, type=RemoteFacts)
+        # The probe says one line; what comes before it is a login script's that talks to everybody.
+        seen = msgspec.json.decode(result.stdout.rstrip().rpartition("\n")[2], type=RemoteFacts)
     except msgspec.MsgspecError as error:
         raise KtoolError(
             f"{shell.name}: what it says of itself cannot be understood",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -32,8 +33,13 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MasterProcess]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    users = {"admin": User(sudo="ALL=(ALL) NOPASSWD: ALL"), "plain": User()}
-    with public_folder() as folder, sshd(folder, users=users) as started:
+    users = {
+        "admin": User(sudo="ALL=(ALL) NOPASSWD: ALL"),
+        "plain": User(),
+        "typist": User("right word", sudo="ALL=(ALL) ALL"),
+    }
+    config = ["PasswordAuthentication yes"]
+    with public_folder() as folder, sshd(folder, users=users, config=config) as started:
         yield started
 
 
@@ -104,6 +110,36 @@ def test_a_user_who_reads_it_by_sudo_or_not_at_all(ktool: Ktool, server: Server,
     assert "the kubeconfig on the other machine cannot be read" in refused.stderr
     assert "a password is required" in refused.stderr
     assert ktool.left() == []
+
+
+@needs_sshd
+def test_passwords_are_asked_for_on_the_terminal(ktool: Ktool, server: Server, master: MasterProcess) -> None:
+    (ktool.home / ".ssh" / "config").write_text("")
+    via = ["--via", f"ssh://typist@127.0.0.1:{server.port}", "--data-dir", str(master.data_dir)]
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *ktool.command(*via, "get", "namespaces", "-o", "name")],
+        env=ktool.environment,
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(end)
+    try:
+        shown = ""
+        for question, answer in (("Password for typist@", "right word"), ("sudo password for typist@", "right word")):
+            while question not in shown:
+                shown += os.read(terminal, 1000).decode()
+            shown = ""
+            os.write(terminal, answer.encode() + b"\n")
+        output, said = process.communicate(timeout=SECONDS)
+    finally:
+        os.close(terminal)
+        process.kill()
+        process.wait()
+    assert (process.returncode, said) == (0, "")
+    assert "namespace/default" in output
 
 
 @needs_sshd

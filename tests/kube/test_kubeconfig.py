@@ -144,3 +144,9 @@ def test_which_file(tmp_path: Path) -> None:
     assert kubeconfig.default_path({"HOME": "/home/me"}) == Path("/home/me/.kube/config")
     assert kubeconfig.default_path({"KUBECONFIG": f"{there}:{here}"}) == here
     assert kubeconfig.default_path({"KUBECONFIG": f"{there}:"}) == there
+
+
+def test_the_servers_name_where_the_url_leads_through_a_tunnel() -> None:
+    found = kubeconfig.resolve(config(cluster={"tls-server-name": "api.lab"}))
+    assert found.tls_server_name == "api.lab"
+    assert kubeconfig.resolve(config()).tls_server_name == ""

@@ -276,3 +276,16 @@ class TestSudo:
         ):
             connection.run(["id"])
         assert "right word" not in str(caught.value)
+
+    def test_who_can_be_asked_is_asked_once(self, users: Server) -> None:
+        answers = ["wrong word", "right word"]
+        questions: list[str] = []
+
+        def ask(question: str) -> str:
+            questions.append(question)
+            return answers.pop(0)
+
+        with Connection.open(users.endpoint(user="asked"), ask=ask) as connection:
+            assert connection.run(["id", "-un"]).stdout == "root\n"
+            assert connection.run(["cat"], stdin=b"data").stdout == "data"
+        assert questions == ["sudo password for asked@machine: "] * 2
