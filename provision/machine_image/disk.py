@@ -19,7 +19,7 @@ from provision.providers.provider import Report
 BASE_GIB = 4
 DISK_BYTES = 3 * 1024**3
 # To be raised with every change here that makes another disk of the same root.
-FORMAT = 1
+FORMAT = 2
 MAKE_SECONDS = 600.0
 
 
@@ -47,7 +47,9 @@ def make_disk(source: Path, target: Path) -> None:
     # Lazy: what is not used yet is not written; nothing is kept back for root, who is everybody there.
     options = ["-q", "-t", "ext4", "-L", "root", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"]
     run(as_owner([find_command("mke2fs"), *options, "-d", str(source), str(raw)]), timeout=MAKE_SECONDS)
-    run(["qemu-img", "convert", "-m", "4", "-W", "-O", "qcow2", str(raw), str(target)], timeout=MAKE_SECONDS)
+    # Packed: a third of the size, so it is brought to libvirt in a third of the time, perhaps to another host.
+    packed = ["-c", "-O", "qcow2", "-o", "compression_type=zstd"]
+    run(["qemu-img", "convert", "-m", "4", "-W", *packed, str(raw), str(target)], timeout=MAKE_SECONDS)
     raw.unlink()
 
 

@@ -77,3 +77,8 @@ def _root(image: ImageSettings, cache: Path, report: Report, *, layer: Path | No
             wanted="debian-12, or a folder with a whole root",
         )
     return Path(image.source)
+
+
+def is_ready(image: ImageSettings, cache: Path) -> bool:
+    """Whether a built image's root is in the cache, so that no package source is needed to use it. Reads only."""
+    return is_built(image) and (cache / "roots" / recipe_for(image).key).is_dir()

@@ -133,7 +133,7 @@ def mend_for(message: str) -> str:
     if ("cannot find" in lower and "emulator" in lower) or "could not find capabilities" in lower:
         return "apt-get install qemu-system-x86"
     if "cannot allocate memory" in lower or "cannot set up guest memory" in lower:
-        return "give the machines less memory: ktool_memory in the inventory"
+        return "give the machines less memory: ktool_memory_mib in the inventory"
     if "virtlogd" in lower or "virtlogd-sock" in lower:
         return "systemctl start virtlogd.socket"
     if "no space left" in lower:

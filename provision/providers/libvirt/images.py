@@ -87,7 +87,7 @@ def require_room(machine: Machine, image: VirtualImage) -> None:
     if machine.disk_gib * GIB < image.size:
         raise KtoolError(
             f"the disk of {machine.name} is too small for its image",
-            found=f"ktool_disk: {machine.disk_gib} GiB",
+            found=f"ktool_disk_gib: {machine.disk_gib}",
             wanted=f"at least {-(-image.size // GIB)} GiB",
         )
 
