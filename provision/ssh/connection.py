@@ -63,7 +63,7 @@ class Connection(Commands):
         transport: Transport,
         host_key: HostKey,
         *,
-        via: Connection | None,
+        own_jump: Connection | None = None,
         local_address: str = "",
         ask: Ask | None = None,
     ) -> None:
@@ -74,34 +74,36 @@ class Connection(Commands):
         self._local_address = local_address
         self._transport = transport
         self._host_key = host_key
-        self._via = via
+        self._own_jump = own_jump
         self._forwards: list[LocalForward] = []
         self._sessions = threading.BoundedSemaphore(SESSIONS)
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, endpoint: Endpoint, *, ask: Ask | None = None) -> Connection:
+    def open(cls, endpoint: Endpoint, *, ask: Ask | None = None, via: Connection | None = None) -> Connection:
         """Connect and log in, through the endpoint's jump hosts if it has any.
 
-        `ask` is called for passphrases and passwords that are missing. Raises an error of provision.ssh.errors.
+        `ask` is called for passphrases and passwords that are missing. `via` is an open connection to the endpoint's
+        jump host; it stays open at the end, one that is made here does not. Raises an error of provision.ssh.errors.
         """
-        via = cls.open(endpoint.jump, ask=ask) if endpoint.jump is not None else None
+        own = cls.open(endpoint.jump, ask=ask) if endpoint.jump is not None and via is None else None
+        through = via or own
         try:
-            if via is None:
+            if through is None:
                 stream: socket.socket | Channel = _connect(endpoint)
             else:
-                stream = via.open_channel(endpoint.address, endpoint.port, timeout=endpoint.connect_timeout)
+                stream = through.open_channel(endpoint.address, endpoint.port, timeout=endpoint.connect_timeout)
             try:
                 transport, host_key = _handshake(endpoint, stream, ask)
             except BaseException:
                 stream.close()
                 raise
         except BaseException:
-            if via is not None:
-                via.close()
+            if own is not None:
+                own.close()
             raise
         here = str(stream.getsockname()[0]) if isinstance(stream, socket.socket) else ""
-        return cls(endpoint, transport, host_key, via=via, local_address=here, ask=ask)
+        return cls(endpoint, transport, host_key, own_jump=own, local_address=here, ask=ask)
 
     @property
     def name(self) -> str:
@@ -155,8 +157,8 @@ class Connection(Commands):
         for forward in forwards:
             forward.close()
         self._transport.close()
-        if self._via is not None:
-            self._via.close()
+        if self._own_jump is not None:
+            self._own_jump.close()
 
     def __enter__(self) -> Connection:
         return self

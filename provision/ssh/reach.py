@@ -10,6 +10,7 @@ from provision.ssh.authentication import Ask
 from provision.ssh.connection import Connection
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.errors import AuthenticationFailed, SSHError
+from provision.ssh.jump_hosts import JumpHosts
 from provision.ssh.local import LocalConnection
 
 FIRST_PAUSE = 0.3
@@ -23,13 +24,15 @@ def reach(
     report: Callable[[str], None] = lambda line: None,
     ask: Ask | None = None,
     settle: float = 0.0,
+    jumps: JumpHosts | None = None,
 ) -> Connection | LocalConnection:
     """A connection, as soon as the machine answers; waits up to `timeout` seconds. This machine itself always does.
 
     What waiting may mend (refused, no answer, no route, ended in the key exchange) is tried again; the rest fails at
     once: a wrong host key, a name that does not resolve, not being let in. `settle`: for so many seconds of those
     also not being let in is borne, where first-boot seeding may create the user after sshd has started. `report` is
-    told when the reason for the waiting changes. The error raised is the last attempt's.
+    told when the reason for the waiting changes. `jumps` are jump hosts shared with other machines. The error raised is
+    the last attempt's.
     """
     if endpoint.local:
         return LocalConnection(endpoint)
@@ -39,7 +42,10 @@ def reach(
     while True:
         remaining = timeout - (time.monotonic() - begun)
         try:
-            return Connection.open(_hurried(endpoint, remaining), ask=ask)
+            via = None
+            if jumps is not None and endpoint.jump is not None:
+                via = jumps.connection(endpoint.jump, ask=ask)
+            return Connection.open(_hurried(endpoint, remaining), ask=ask, via=via)
         except SSHError as error:
             waited = time.monotonic() - begun
             bearable = error.transient or (isinstance(error, AuthenticationFailed) and waited < settle)

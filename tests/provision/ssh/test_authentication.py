@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from provision.ssh import parallel
 from provision.ssh.connection import Connection
 from provision.ssh.errors import AuthenticationFailed, ForwardRefused, HostKeyMismatch
+from provision.ssh.jump_hosts import JumpHosts
 from provision.ssh.keys import ensure_key
+from provision.ssh.reach import reach
 from tests.sshd import Server, User, free_port, missing, public_folder, sshd
 
 pytestmark = pytest.mark.skipif(bool(missing(users=True)), reason=missing(users=True) or "-")
@@ -162,3 +165,25 @@ def test_a_jump_host(server: Server, tmp_path: Path) -> None:
             Connection.open(inner.endpoint("inner", jump=server.endpoint("jump", host_keys=(inner.host_key,))))
         with pytest.raises(ForwardRefused, match="jump: "):
             Connection.open(inner.endpoint("inner", jump=jump, port=free_port()))
+
+
+def test_a_jump_host_for_several_machines(server: Server, tmp_path: Path) -> None:
+    """Asked once, one connection, also for those that come at the same time; and anew once it is lost."""
+    ask = Asked(PASSWORD, PASSWORD)
+    jumps = JumpHosts()
+    jump = server.endpoint("jump", user="alice", identity_files=())
+    with sshd(tmp_path / "inner") as inner:
+        machines = {name: inner.endpoint(name, jump=jump) for name in ("one", "two", "three")}
+        before = server.log.count("Accepted")
+        found = parallel.each(machines, lambda name, at: reach(at, timeout=20, ask=ask, jumps=jumps), limit=3)
+        assert found.failures == {}
+        assert server.log.count("Accepted") == before + 1
+        assert ask.questions == ["Password for alice@jump: "]
+        found.results["one"].close()
+        assert found.results["two"].run(["echo", "still"]).stdout == "still\n"
+        for connection in found.results.values():
+            connection.close()
+        jumps.connection(jump, ask=ask).close()
+        reach(machines["one"], timeout=20, ask=ask, jumps=jumps).close()
+        assert len(ask.questions) == 2
+        jumps.close()
