@@ -203,20 +203,24 @@ def why_command(inventory: Path, name: str, output: str | None) -> None:
 @inventory_option
 def ssh_command(inventory: Path, name: str, arguments: tuple[str, ...]) -> None:
     """A shell on a machine of the lab, or a command there, with the lab's key and pinned host keys."""
-    from provision.ssh.openssh import ssh_command_line
+    from provision.ansible.hosts import Host, SSHFiles, known_hosts, ssh_arguments, ssh_config
+    from provision.providers.factory import provider_for
 
     lab, state = read_lab(inventory, (name,))
-    endpoint = _endpoint(lab, state, _machine(lab, name))
-    line = ssh_command_line(endpoint, state.known_hosts)
+    machine = _machine(lab, name)
+    provider = provider_for(lab, state, machine)
+    endpoint = provider.endpoint(machine, lambda line: click.echo(line, err=True), timeout=20)
+    host = Host(name=name, endpoint=endpoint)
+    files = SSHFiles(state.identity.with_name(f"{name}.config"), state.identity.with_name(f"{name}.known_hosts"))
+    state.create()
+    files.config.parent.mkdir(mode=0o700, exist_ok=True)
+    files.config.write_text(ssh_config([host], files))
+    files.known_hosts.write_text(known_hosts([host]))
+    line = ["ssh", *ssh_arguments(name, endpoint, files), "-p", str(endpoint.port)]
+    line.append(f"{endpoint.user}@{endpoint.address}")
     if arguments:
         line.append(shlex.join(arguments) if len(arguments) > 1 else arguments[0])
     os.execvp(line[0], line)  # noqa: S606 (the terminal is the user's from here on)
-
-
-def _endpoint(lab: Lab, state: LabState, machine: Machine) -> Any:
-    from provision.providers.factory import provider_for
-
-    return provider_for(lab, state, machine).endpoint(machine, lambda line: click.echo(line, err=True), timeout=20)
 
 
 def _machine(lab: Lab, name: str) -> Machine:
