@@ -1,0 +1,191 @@
+"""The parts of our Ansible modules that decide."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from provision.ansible import CONTENT
+
+
+def _load(path: str) -> ModuleType:
+    """A module of Ansible's content, which is no package."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), CONTENT / f"{path}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+action: Any = _load("action_plugins/ktool_runtime")
+runtime: Any = _load("library/ktool_runtime")
+node: Any = _load("library/ktool_node")
+
+
+def _archive(role: str, tag: str = "cp311", arch: str = "x86_64") -> dict[str, Any]:
+    return {"path": "/x", "key": f"{role}-{tag}-{arch}", "role": role, "python_tag": tag, "arch": arch}
+
+
+AGENT, CONTROL = _archive("agent"), _archive("control")
+
+
+@pytest.mark.parametrize(
+    ("role", "found"),
+    [("agent", [AGENT, CONTROL]), ("control", [CONTROL])],
+)
+def test_a_control_planes_runtime_does_for_an_agent(role: str, found: list[dict[str, Any]]) -> None:
+    assert action.suitable([CONTROL, AGENT], role) == found
+
+
+def test_the_archive_is_for_the_machines_python() -> None:
+    other = _archive("agent", "cp312")
+    assert action.choose([AGENT, other], {"cp39", "cp312"}, "x86_64", role="agent") == other
+    assert action.choose([AGENT, other], {"cp39", "cp311"}, "x86_64", role="agent") == AGENT
+
+
+def test_a_machine_without_a_fitting_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KTOOL_CACHE", str(tmp_path))
+    with pytest.raises(Exception, match=r"cp39.*cp311, cp312"):
+        action.choose([AGENT], {"cp39"}, "x86_64", role="agent")
+
+
+@pytest.mark.parametrize(
+    ("taint", "written"),
+    [
+        ("gpu=yes:NoExecute", "gpu=yes:NoExecute"),
+        ({"key": "gpu", "value": "yes", "effect": "NoExecute"}, "gpu=yes:NoExecute"),
+        ({"key": "gpu", "effect": "NoSchedule"}, "gpu:NoSchedule"),
+    ],
+)
+def test_taints(taint: object, written: str) -> None:
+    assert node.written(taint) == written
+
+
+def test_command_lines() -> None:
+    params = {
+        "data_dir": "/var/lib/ktool",
+        "name": "m1",
+        "address": "10.0.0.1",
+        "labels": {"tier": "one", "empty": None},
+        "taints": ["gpu:NoSchedule"],
+        "supervisor": "auto",
+        "agent": False,
+        "schedulable": True,
+        "tls_sans": ["lb.example", ""],
+        "api_port": 7443,
+        "pod_cidr": "10.1.0.0/16",
+        "service_cidr": "",
+    }
+    assert node.start(params, "up")[1:] == ["--data-dir", "/var/lib/ktool", "up"]
+    options = node.node_options(params)
+    assert " ".join(options) == (
+        "--node-name m1 --node-address 10.0.0.1 --supervisor auto --label empty= --label tier=one "
+        "--taint gpu:NoSchedule"
+    )
+    options = node.master_options(params)
+    assert " ".join(options) == (
+        "--control-plane --api-port 7443 --schedulable --no-agent --tls-san lb.example --pod-cidr 10.1.0.0/16"
+    )
+
+
+class _Ended(Exception):
+    pass
+
+
+class _Module:
+    """What AnsibleModule is to the functions under test."""
+
+    check_mode = False
+
+    def __init__(self) -> None:
+        self.failed: dict[str, Any] = {}
+
+    def fail_json(self, **result: Any) -> None:
+        self.failed = result
+        raise _Ended
+
+
+def test_what_ktool_reports_is_the_result() -> None:
+    out = 'some text\n{"changed": true, "steps": [], "node": "m1"}\n'
+    assert node.told(_Module(), 0, out, "") == {"changed": True, "steps": [], "node": "m1"}
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "message"),
+    [
+        (
+            json.dumps({"error": {"what": "no memory", "found": "1 MiB", "wanted": "512 MiB", "mend": "Add some."}}),
+            "",
+            "no memory (found: 1 MiB; wanted: 512 MiB). Add some.",
+        ),
+        ("", "Traceback...\nKeyError: 1", "Traceback...\nKeyError: 1"),
+        ("", "", "ktool ended with status 1"),
+    ],
+)
+def test_failures_of_ktool(out: str, err: str, message: str) -> None:
+    module = _Module()
+    with pytest.raises(_Ended):
+        node.told(module, 1, out, err)
+    assert module.failed["msg"] == message
+
+
+def test_links_are_changed_in_one_step(tmp_path: Path) -> None:
+    link = tmp_path / "bin" / "current"
+    assert runtime.link("one", str(link))
+    assert not runtime.link("one", str(link))
+    assert runtime.link("two", str(link))
+    assert link.readlink() == Path("two")
+    link.unlink()
+    link.write_text("a file of somebody else's")
+    assert runtime.link("two", str(link))
+
+
+def test_the_runtime_in_use_and_the_one_before_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "RUNTIMES", str(tmp_path))
+    monkeypatch.setattr(runtime, "CURRENT", str(tmp_path / "current"))
+    monkeypatch.setattr(runtime, "COMMAND", str(tmp_path / "command"))
+    (tmp_path / "packages.json").write_text("[]")
+    (tmp_path / "one").mkdir()
+    assert runtime.use("one") is True
+    for name in ("two", "three", ".new-abandoned"):
+        (tmp_path / name).mkdir()
+    assert runtime.use("two") is True
+    assert runtime.use("two") is False
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and not path.is_symlink()) == [
+        "one",
+        "two",
+    ]
+    assert (tmp_path / "packages.json").exists()
+
+
+def test_a_runtime_without_its_interpreter_is_none(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"key": "abc"}')
+    assert runtime.read_manifest(str(tmp_path)) == {}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/bin/sh")
+    assert runtime.read_manifest(str(tmp_path)) == {"key": "abc"}
+    (tmp_path / "manifest.json").write_text("{")
+    assert runtime.read_manifest(str(tmp_path)) == {}
+
+
+def test_every_package_has_a_name_for_each_family() -> None:
+    defaults = yaml.safe_load((CONTENT / "roles/common/defaults/main.yml").read_text())
+    assert defaults["ktool_packages"]
+    for package in defaults["ktool_packages"]:
+        assert set(package) == {"command", "debian", "redhat"}
+        assert package["debian"]
+        assert package["redhat"]
+
+
+@pytest.mark.parametrize("playbook", sorted(CONTENT.glob("*.yml")), ids=lambda path: path.stem)
+def test_playbooks_gather_no_facts(playbook: Path) -> None:
+    for play in yaml.safe_load(playbook.read_text()):
+        assert play["gather_facts"] is False
+        assert play["become"] is True
