@@ -76,6 +76,7 @@ def test_command_lines() -> None:
         "labels": {"tier": "one", "empty": None},
         "taints": ["gpu:NoSchedule"],
         "supervisor": "auto",
+        "ready_timeout": 240,
         "agent": False,
         "schedulable": True,
         "tls_sans": ["lb.example", ""],
@@ -86,7 +87,7 @@ def test_command_lines() -> None:
     assert node.start(params, "up")[1:] == ["--data-dir", "/var/lib/ktool", "up"]
     options = node.node_options(params)
     assert " ".join(options) == (
-        "--node-name m1 --node-address 10.0.0.1 --supervisor auto --label empty= --label tier=one "
+        "--node-name m1 --node-address 10.0.0.1 --supervisor auto --ready-timeout 240 --label empty= --label tier=one "
         "--taint gpu:NoSchedule"
     )
     options = node.master_options(params)

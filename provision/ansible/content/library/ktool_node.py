@@ -24,6 +24,7 @@ options:
   taints: {description: "A new node's taints, KEY[=VALUE]:EFFECT or mappings of key, value, effect.", type: list}
   join: {description: Content of a join file; not needed once the machine has joined., type: str}
   server: {description: URL of the API server for a machine that has joined., type: str}
+  ready_timeout: {description: Seconds until each part must be ready., type: int, default: 60}
   data_dir: {description: Where ktool keeps its state., type: path, default: /var/lib/ktool}
 """
 
@@ -44,6 +45,7 @@ def main() -> None:
             "labels": {"type": "dict", "default": {}},
             "taints": {"type": "list", "elements": "raw", "default": []},
             "supervisor": {"type": "str", "default": "auto"},
+            "ready_timeout": {"type": "int", "default": 60},
             "agent": {"type": "bool", "default": True},
             "schedulable": {"type": "bool", "default": True},
             "tls_sans": {"type": "list", "elements": "str", "default": []},
@@ -83,7 +85,7 @@ def node_options(params: dict[str, Any]) -> list[str]:
     """Options of `up` and `join` about the node."""
     argv = ["--node-name", params["name"]] if params["name"] else []
     argv += ["--node-address", params["address"]] if params["address"] else []
-    argv += ["--supervisor", params["supervisor"]]
+    argv += ["--supervisor", params["supervisor"], "--ready-timeout", str(params["ready_timeout"])]
     for key, value in sorted(params["labels"].items()):
         argv += ["--label", f"{key}={'' if value is None else value}"]
     for taint in params["taints"]:
