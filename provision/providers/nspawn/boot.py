@@ -54,6 +54,9 @@ def load_network(provider: Path) -> NetworkConfig:
 
 def prepare(folder: MachineFolder, config: MachineConfig, net: NetworkConfig, *, runner: Runner = run) -> list[str]:
     """Network, mounts and control groups of a start; the command that is the machine."""
+    # First of all, while /run still tells whether systemd keeps groups of its own here.
+    for problem in cgroups.enter(config.identity, memory_bytes=config.memory_bytes, cpus=config.cpus):
+        print(f"ktool: limits: {problem}", flush=True)
     network.ensure(net, folder.path.parent.parent, runner=runner)
     # In this mount namespace only: whatever systemd-nspawn and ip note below /run belongs to this start.
     runner(["mount", "-t", "tmpfs", "-o", "mode=755", "ktool-run", "/run"])
@@ -63,8 +66,6 @@ def prepare(folder: MachineFolder, config: MachineConfig, net: NetworkConfig, *,
     runner(["ip", "netns", "add", namespace])
     network.connect(config, net, namespace, runner=runner)
     runner(["mount", "-t", "overlay", "overlay", "-o", overlay_options(folder, config), str(folder.root)])
-    for problem in cgroups.enter(config.identity, memory_bytes=config.memory_bytes, cpus=config.cpus):
-        print(f"ktool: limits: {problem}", flush=True)
     return command(folder, config, namespace)
 
 

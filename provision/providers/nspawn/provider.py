@@ -234,6 +234,8 @@ class NspawnProvider:
             if net is not None and (net.mode, net.cidr) != (wanted.mode, wanted.cidr):
                 unlike += (f"network: {net.mode} {net.cidr}, wanted {wanted.mode} {wanted.cidr}",)
         state = MachineState.RUNNING if status.running else MachineState.STOPPED
+        if status.running and self.first_process(name) is None:  # on its way up, or ends at each start
+            state = MachineState.BROKEN
         if not all(Path(layer).is_dir() for layer in config.layers):
             state, unlike = MachineState.BROKEN, (*unlike, f"image: {config.layers[-1]} is gone")
         return Found(name=name, state=state, address=config.address, differences=unlike, known=known)
