@@ -157,6 +157,11 @@ class Host:
         """The files of the running machine, seen from here."""
         return Path(f"/proc/{self.pid}/root")
 
+    @property
+    def var_lib(self) -> Path:
+        """The machine's /var/lib, on this side's file system."""
+        return self._provider.folder(self.name).var_lib
+
     def eventually(self, script: str, *, timeout: float = 60) -> None:
         """Wait until a script that only reads succeeds."""
         _eventually(lambda: self.run(script, check=False).returncode == 0, script, timeout=timeout)

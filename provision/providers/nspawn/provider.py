@@ -98,7 +98,7 @@ class NspawnProvider:
         `find`. KtoolError with the console's last lines if the machine does not start.
         """
         self.prepare([machine], report)
-        folder = self._folder(machine.name)
+        folder = self.folder(machine.name)
         before = folder.config()
         changed = False
         if before is None or not before.made:
@@ -115,7 +115,7 @@ class NspawnProvider:
 
     def endpoint(self, machine: Machine, report: Report, *, timeout: float) -> Endpoint:
         """See Provider."""
-        folder = self._folder(machine.name)
+        folder = self.folder(machine.name)
         config = folder.config()
         key = seed.host_key(folder.seed)
         if config is None or not key:
@@ -141,7 +141,7 @@ class NspawnProvider:
 
     def diagnose(self, machine: Machine) -> str:
         """See Provider."""
-        folder = self._folder(machine.name)
+        folder = self.folder(machine.name)
         config = folder.config()
         if config is None:
             return "there is no such machine"
@@ -164,7 +164,7 @@ class NspawnProvider:
 
     def remove(self, name: str, report: Report) -> bool:
         """See Provider."""
-        folder = self._folder(name)
+        folder = self.folder(name)
         config = folder.config()
         service = self._service(name)
         if self._services.log_path(service) is not None or self._services.status(service).running:
@@ -198,12 +198,12 @@ class NspawnProvider:
 
     def restore(self, machine: Machine, name: str, report: Report) -> None:
         """See Provider. The machine is stopped meanwhile, and runs afterwards if it did before."""
-        self._folder(machine.name).require_snapshot(name)
+        self.folder(machine.name).require_snapshot(name)
         self._while_down(machine, report, lambda folder: folder.bring_back(name))
 
     def snapshots(self, machine: Machine) -> list[str]:
         """See Provider."""
-        return self._folder(machine.name).snapshots()
+        return self.folder(machine.name).snapshots()
 
     # ---- looking
 
@@ -216,7 +216,11 @@ class NspawnProvider:
 
     def config(self, name: str) -> MachineConfig | None:
         """How a machine was made; None if there is none."""
-        return self._folder(name).config()
+        return self.folder(name).config()
+
+    def folder(self, name: str) -> MachineFolder:
+        """Where a machine's files are."""
+        return MachineFolder(self._machines / name)
 
     def _look(self, name: str, folder: MachineFolder | None, machine: Machine | None) -> Found:
         config = folder.config() if folder else None
@@ -239,9 +243,6 @@ class NspawnProvider:
         if not all(Path(layer).is_dir() for layer in config.layers):
             state, unlike = MachineState.BROKEN, (*unlike, f"image: {config.layers[-1]} is gone")
         return Found(name=name, state=state, address=config.address, differences=unlike, known=known)
-
-    def _folder(self, name: str) -> MachineFolder:
-        return MachineFolder(self._machines / name)
 
     def _service(self, name: str) -> str:
         return service_name(self._lab.name, name)
@@ -317,7 +318,7 @@ class NspawnProvider:
         return True
 
     def _run(self, name: str, report: Report) -> bool:
-        folder, service = self._folder(name), self._service(name)
+        folder, service = self.folder(name), self._service(name)
         config = folder.config()
         assert config is not None, "it has been made"
         for orphan in self._services.recover():  # the supervisor was killed: machines need a new one
@@ -352,9 +353,9 @@ class NspawnProvider:
                 self._services.stop(service)
                 raise KtoolError(
                     f"the machine {name} does not start",
-                    found=_plain(tail(self._folder(name).console, lines=5)) or status.state,
+                    found=_plain(tail(self.folder(name).console, lines=5)) or status.state,
                     wanted=f"systemd in it within {START_SECONDS:g} s",
-                    mend=f"see {self._folder(name).console}",
+                    mend=f"see {self.folder(name).console}",
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -388,7 +389,7 @@ class NspawnProvider:
             self._services.stop(service)
             if first is not None and not processes.wait_gone(first, START_SECONDS):
                 raise KtoolError(f"the machine {name} does not end", found=f"pid {first}", mend=f"kill -9 {first}")
-        config = self._folder(name).config()
+        config = self.folder(name).config()
         if config is not None:
             self._sweep_host(config)
         return running
@@ -401,7 +402,7 @@ class NspawnProvider:
         cgroups.remove(config.identity)
 
     def _while_down(self, machine: Machine, report: Report, work: Callable[[MachineFolder], None]) -> None:
-        folder = self._folder(machine.name)
+        folder = self.folder(machine.name)
         config = folder.config()
         if config is None or not config.made:
             raise KtoolError(f"the machine {machine.name} does not exist", wanted="a machine", mend="ktool lab create")
