@@ -3,12 +3,17 @@
 Inside other virtual machines /dev/kvm may be there and a guest hang all the same. So a kernel without a disk is started
 under KVM: within seconds it finds no root, panics and, told to, ends its machine. If it does not, everything is
 emulated (TCG), several times slower. The result holds until the host boots again.
+
+For images that bring their own kernel in their disk there is none to try with. Then it is the firmware that has to say
+something: less of a proof, but processors that QEMU cannot set up fail there too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+import uuid
 from pathlib import Path
 
 import libvirt
@@ -20,29 +25,29 @@ from provision.providers.provider import Report
 
 KVM, EMULATED = "kvm", "qemu"
 TRY_SECONDS = 10.0
-# A kernel that has said nothing by then will not.
-SILENT_SECONDS = 5.0
-_POLL_SECONDS = 0.1
 _REMOTE_HOLDS_SECONDS = 24 * 3600.0
 
 
 def domain_type(connection: Connection, *, arch: str, chipset: str, kernel: str, cache: Path, report: Report) -> str:
     """libvirt's domain type for machines on that host: `kvm` if a kernel boots under it, else `qemu`, said aloud.
 
-    `kernel` is the path of a kernel on the libvirt host; empty: there is none to try with, and libvirt's word counts.
+    `kernel` is the path of a kernel on the libvirt host; empty: there is none to try with.
     """
+    kind = EMULATED
     offered = _offered(connection, arch=arch, chipset=chipset)
-    if not offered or not kernel:
-        kind = KVM if offered else EMULATED
-    else:
+    if offered and not kernel and arch != "x86_64":
+        kind = KVM  # neither a kernel nor a firmware that is known to speak
+    elif offered:
         note = cache / "acceleration" / content_key([_host(connection).encode(), kernel.encode()])
         kind = _kept(note, connection)
         if not kind:
             report("trying whether KVM boots a machine here")
-            kind = KVM if _boots(connection, arch=arch, chipset=chipset, kernel=kernel) else EMULATED
-            write_atomic(note, kind.encode())
+            works = boots(connection, KVM, arch=arch, chipset=chipset, kernel=kernel)
+            kind = KVM if works else EMULATED
+            with contextlib.suppress(OSError):  # a cache that others keep: it is tried again next time
+                write_atomic(note, kind.encode())
     if kind == EMULATED:
-        why = "no kernel boots under it here" if offered else "libvirt's host does not offer it"
+        why = "nothing boots under it here" if offered else "libvirt's host does not offer it"
         report(f"KVM does not work ({why}): machines are emulated, several times slower")
     return kind
 
@@ -72,13 +77,17 @@ def _kept(note: Path, connection: Connection) -> str:
     return ""
 
 
-def _boots(connection: Connection, *, arch: str, chipset: str, kernel: str) -> bool:
-    """Whether a kernel under KVM comes to the point where it lacks a root."""
+def boots(
+    connection: Connection, kind: str, *, arch: str, chipset: str, kernel: str, seconds: float = TRY_SECONDS
+) -> bool:
+    """Whether a domain of that type runs a kernel to the point where it lacks a root, or (without one) the firmware to
+    where it tells its name; within `seconds`."""
     serial = "ttyS0" if arch == "x86_64" else "ttyAMA0"
-    name = f"ktool-kvm-try-{int(time.time() * 1000) % 10**9}"
-    text = f"""<domain type='kvm'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
-        <os><type arch='{arch}' machine='{chipset}'>hvm</type><kernel>{kernel}</kernel>
-        <cmdline>console={serial} panic=-1</cmdline></os><features><acpi/></features><cpu mode='host-passthrough'/>
+    start = f"<kernel>{kernel}</kernel><cmdline>console={serial} panic=-1</cmdline>"
+    name = f"ktool-try-{uuid.uuid4().hex[:8]}"
+    text = f"""<domain type='{kind}'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+        <os><type arch='{arch}' machine='{chipset}'>hvm</type>{start if kernel else "<bios useserial='yes'/>"}</os>
+        <features><acpi/></features>{"<cpu mode='host-passthrough'/>" if kind == KVM else ""}
         <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
         <devices><serial type='pty'/><controller type='usb' model='none'/><memballoon model='none'/></devices>
         </domain>"""
@@ -87,32 +96,32 @@ def _boots(connection: Connection, *, arch: str, chipset: str, kernel: str) -> b
         domain = connection.handle.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED)
     except libvirt.libvirtError:
         return False
+    # A stream that does not block would need libvirt's event loop; this one ends with its machine.
+    end = threading.Timer(seconds, _destroy, [domain])
+    end.daemon = True
+    end.start()
     try:
-        stream = connection.handle.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        stream = connection.handle.newStream()
         domain.openConsole(None, stream, 0)
         domain.resume()
-        return _panics(stream)
+        return _says(stream, b"Kernel panic - not syncing: VFS" if kernel else b"SeaBIOS")
     except libvirt.libvirtError:
         return False
     finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            domain.destroy()
+        end.cancel()
+        _destroy(domain)
 
 
-def _panics(stream: Handle) -> bool:
+def _says(stream: Handle, wanted: bytes) -> bool:
+    """Whether a console says that before it ends."""
     said = b""
-    began = time.monotonic()
-    while (waited := time.monotonic() - began) < TRY_SECONDS and (said or waited < SILENT_SECONDS):
-        try:
-            piece = stream.recv(65536)
-        except libvirt.libvirtError:
-            piece = b""  # the machine has ended, and its console with it
-        if isinstance(piece, bytes) and piece:
-            said += piece
-            if b"Kernel panic - not syncing: VFS" in said:
-                return True
-        elif piece == b"":
-            return False
-        else:  # -2: nothing yet
-            time.sleep(_POLL_SECONDS)
+    while piece := stream.recv(65536):
+        said += piece
+        if wanted in said:
+            return True
     return False
+
+
+def _destroy(domain: Handle) -> None:
+    with contextlib.suppress(libvirt.libvirtError):  # it has ended by itself
+        domain.destroy()

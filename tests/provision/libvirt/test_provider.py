@@ -20,7 +20,10 @@ from provision import host_snapshot
 from provision.inventory.lab import ImageSettings, Lab, NetworkMode
 from provision.lab_state import LabState, cache_dir
 from provision.machine_image.prepare import is_ready
-from provision.providers.libvirt import names
+from provision.machine_image.recipe import recipe_for
+from provision.machine_image.root import boot_files
+from provision.providers.libvirt import acceleration, names
+from provision.providers.libvirt.connection import Connection
 from provision.providers.libvirt.definitions import read_domain
 from provision.providers.libvirt.provider import LibvirtProvider
 from provision.providers.provider import Found, MachineState
@@ -117,8 +120,8 @@ def test_a_machine_from_nothing_to_nothing(connection: libvirt.virConnect, tmp_p
     assert known_hosts.pinned(LabState(tmp_path / "lab").known_hosts, "m1") == endpoint.host_keys
     with reach(endpoint, timeout=BOOT_SECONDS) as shell:
         told = shell.run(["sh", "-c", "hostname; cat /etc/hostname; grep -c m1 /etc/hosts; cat /etc/resolv.conf"])
-        assert told.split() == ["m1", "m1", "1", "nameserver", "192.168.150.1"]
-        machine_id = shell.run(["cat", "/etc/machine-id"]).strip()
+        assert told.stdout.split() == ["m1", "m1", "1", "nameserver", "192.168.150.1"]
+        machine_id = shell.run(["cat", "/etc/machine-id"]).stdout.strip()
         assert len(machine_id) == 32
 
         # Nothing to do, by the same provider and by one of a later run.
@@ -140,7 +143,7 @@ def test_a_machine_from_nothing_to_nothing(connection: libvirt.virConnect, tmp_p
     assert "clean" in error.value.wanted
     provider.restore(wanted, "clean", silent)
     with reach(endpoint, timeout=BOOT_SECONDS) as shell:
-        assert shell.run(["cat", "/root/mark"]) == "before\n"
+        assert shell.run(["cat", "/root/mark"]).stdout == "before\n"
 
     assert provider.stop(wanted, silent)
     assert not provider.stop(wanted, silent)
@@ -348,6 +351,35 @@ provider_of(one, Path(sys.argv[1])).create(one.machines[0], silent)
     assert the_found(provider).state is MachineState.RUNNING
     assert not provider.create(one.machines[0], silent)
     clean(provider, "m1")
+
+
+def test_the_try_itself(connection: libvirt.virConnect, tmp_path: Path, daemon: Libvirtd) -> None:
+    """What is tried under KVM is something that works: emulated it does."""
+    kernel = boot_files(recipe_for(ImageSettings()), cache_dir(), silent).kernel
+    shared = Connection(daemon.uri)
+    for path in (str(kernel), ""):
+        assert acceleration.boots(shared, "qemu", arch="x86_64", chipset="q35", kernel=path, seconds=90)
+    nothing = tmp_path / "no-kernel"
+    nothing.write_bytes(bytes(4096))
+    assert not acceleration.boots(shared, "qemu", arch="x86_64", chipset="q35", kernel=str(nothing), seconds=2)
+    shared.close()
+
+
+def test_what_was_found_out_is_kept(connection: libvirt.virConnect, tmp_path: Path, daemon: Libvirtd) -> None:
+    shared = Connection(daemon.uri)
+    said: list[str] = []
+    found = [
+        acceleration.domain_type(shared, arch="x86_64", chipset="q35", kernel="", cache=tmp_path, report=said.append)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert len([line for line in said if line.startswith("trying")]) <= 1
+    assert (
+        acceleration.domain_type(shared, arch="sparc", chipset="none", kernel="", cache=tmp_path, report=said.append)
+        == "qemu"
+    )
+    assert "does not offer" in said[-1]
+    shared.close()
 
 
 def test_a_given_image_gets_a_seed(connection: libvirt.virConnect, tmp_path: Path) -> None:
