@@ -105,6 +105,8 @@ def host_variables(host: Host, files: SSHFiles) -> dict[str, Any]:
         "ansible_host": endpoint.address,
         "ansible_port": endpoint.port,
         "ansible_user": endpoint.user,
+        # Ansible gives ssh an option of its own for it, before ours.
+        "ansible_ssh_timeout": max(1, round(endpoint.connect_timeout)),
         "ansible_ssh_common_args": shlex.join(ssh_arguments(host.name, endpoint, files)),
         "ansible_become": endpoint.become and endpoint.user != "root",
     }

@@ -64,7 +64,7 @@ def run(
     with _private_folder() as folder:
         extra = dict(extra_vars or {})
         if archives:
-            extra["ktool_archives"] = [described(archive) for archive in archives]
+            extra["ktool_archives"] = [archive.described() for archive in archives]
         results = {host.name: HostResult() for host in machines if not limit or host.name in limit}
         cancel = cancel or threading.Event()
         arguments = _arguments(path, machines, folder, log=log, extra=extra, check=check, limit=limit, forks=forks)
@@ -91,19 +91,6 @@ def playbook_path(playbook: str) -> Path:
         known = ", ".join(sorted(one.stem for one in CONTENT.glob("*.yml")))
         raise KtoolError("there is no such playbook", found=playbook, wanted=known)
     return path
-
-
-def described(archive: Archive) -> dict[str, Any]:
-    """An archive as the roles' variable `ktool_archives` has it."""
-    manifest = archive.manifest
-    return {
-        "path": str(archive.path),
-        "key": manifest.key,
-        "role": manifest.role.value,
-        "python_tag": manifest.python_tag,
-        "arch": manifest.arch,
-        "compiled": manifest.compiled,
-    }
 
 
 def new_log(runs: Path, playbook: str) -> Path:

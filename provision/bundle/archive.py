@@ -82,6 +82,12 @@ class Archive:
         """The architecture that it is for, as `uname -m` says it."""
         return self.manifest.arch
 
+    def described(self) -> dict[str, Any]:
+        """As plain data, as the Ansible roles' variable `ktool_archives` has it."""
+        fields = ("key", "python_tag", "arch", "compiled")
+        known = {name: getattr(self.manifest, name) for name in fields}
+        return {"path": str(self.path), "role": self.manifest.role.value, **known}
+
 
 def archives(
     cache: Path, *, bundle: Path | None = None, report: Report = lambda line: None

@@ -6,7 +6,6 @@ archive chosen for its version of Python, and copied.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -77,7 +76,7 @@ def choose(archives: list[dict[str, Any]], tags: set[str], arch: str, *, role: s
     from provision.lab_state import cache_dir
 
     try:
-        return described(build_for(ArchiveRole(role), cache_dir(), tags=tags, arch=arch))
+        return build_for(ArchiveRole(role), cache_dir(), tags=tags, arch=arch).described()
     except KtoolError as error:
         raise AnsibleActionFail(str(error)) from error
 
@@ -94,19 +93,6 @@ def local_archives() -> list[dict[str, Any]]:
             "(wanted: ansible-playbook of ktool's own environment, or ktool_archives from a bundle)"
         ) from None
     try:
-        return [described(archive) for archive in archives(cache_dir()).values()]
+        return [archive.described() for archive in archives(cache_dir()).values()]
     except KtoolError as error:
         raise AnsibleActionFail(str(error)) from error
-
-
-def described(archive: Any) -> dict[str, Any]:
-    """An archive (provision.bundle.archive.Archive) as plain data, as `ktool_archives` has it."""
-    manifest = archive.manifest
-    return {
-        "path": str(Path(archive.path)),
-        "key": manifest.key,
-        "role": str(manifest.role),
-        "python_tag": manifest.python_tag,
-        "arch": manifest.arch,
-        "compiled": manifest.compiled,
-    }
