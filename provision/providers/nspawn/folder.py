@@ -13,7 +13,6 @@ A folder is made, replaced and removed so that a crash in between leaves what th
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,8 +192,3 @@ def _require_name(name: str) -> None:
             found=name or "nothing",
             wanted="letters, digits, '-', '_' and '.', not beginning with '.'",
         )
-
-
-def free_bytes(path: Path) -> int:
-    """Room on the file system on which `path` is or will be."""
-    return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free

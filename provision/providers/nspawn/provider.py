@@ -10,9 +10,6 @@ Everything of a lab is below one folder, tagged on the host by names made of tha
 
 from __future__ import annotations
 
-import re
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +23,7 @@ from kube.files import SECRET, write_atomic
 from provision import mounts, processes
 from provision.inventory.lab import Lab, Machine, ProviderName
 from provision.lab_state import LabState, cache_dir
-from provision.providers.nspawn import boot, cgroups, images, network, requirements, seed
+from provision.providers.nspawn import boot, cgroups, images, network, outside_view, requirements, seed
 from provision.providers.nspawn.config import (
     MachineConfig,
     NetworkConfig,
@@ -50,9 +47,6 @@ START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 # So long a starting systemd may be deaf to signals.
 HEARING_SECONDS = 10.0
-# The signal by which systemd powers off (systemd(1): SIGRTMIN+3), as the C library counts.
-_POWER_OFF = signal.SIGRTMIN + 3
-_POLL_SECONDS = 0.05
 _RESOLV_CONF = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
 
 
@@ -154,7 +148,7 @@ class NspawnProvider:
             f"bridge {bridge} {network.link_state(bridge) or 'absent'}",
         ]
         if console := tail(folder.console):
-            lines += ["console:", *(f"  {line}" for line in _plain(console).splitlines())]
+            lines += ["console:", *(f"  {line}" for line in outside_view.plain(console).splitlines())]
         return "\n".join(lines)
 
     def stop(self, machine: Machine, report: Report) -> bool:
@@ -212,7 +206,7 @@ class NspawnProvider:
         status = self._services.status(self._service(name))
         if not status.running or status.pid is None:
             return None
-        return _first_process(status.pid)
+        return outside_view.first_process(status.pid)
 
     def config(self, name: str) -> MachineConfig | None:
         """How a machine was made; None if there is none."""
@@ -353,15 +347,17 @@ class NspawnProvider:
                 self._services.stop(service)
                 raise KtoolError(
                     f"the machine {name} does not start",
-                    found=_plain(tail(self.folder(name).console, lines=5)) or status.state,
+                    found=outside_view.plain(tail(self.folder(name).console, lines=5)) or status.state,
                     wanted=f"systemd in it within {START_SECONDS:g} s",
                     mend=f"see {self.folder(name).console}",
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(outside_view.POLL_SECONDS)
 
     def _wait_for_ssh(self, machine: Machine, address: str, port: int, *, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while not (_answers_ssh(address, port, timeout=min(2.0, timeout)) and self._lets_users_in(machine.name)):
+        while not (
+            outside_view.answers_ssh(address, port, timeout=min(2.0, timeout)) and self._lets_users_in(machine.name)
+        ):
             down = not self._services.status(self._service(machine.name)).running
             if down or time.monotonic() > deadline:
                 raise KtoolError(
@@ -370,7 +366,7 @@ class NspawnProvider:
                     wanted=f"an SSH server at {address}:{port}",
                     mend=f"what is seen of it from outside:\n{self.diagnose(machine)}",
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(outside_view.POLL_SECONDS)
 
     def _lets_users_in(self, name: str) -> bool:
         """While a machine boots, only root may log in (pam_nologin(8))."""
@@ -385,7 +381,7 @@ class NspawnProvider:
         first = self.first_process(name)
         if running:
             if first is not None:
-                _wait(lambda: _hears(first), HEARING_SECONDS)
+                outside_view.wait(lambda: outside_view.hears(first), HEARING_SECONDS)
             self._services.stop(service)
             if first is not None and not processes.wait_gone(first, START_SECONDS):
                 raise KtoolError(f"the machine {name} does not end", found=f"pid {first}", mend=f"kill -9 {first}")
@@ -416,56 +412,5 @@ class NspawnProvider:
                 self._run(machine.name, report)
 
 
-def _first_process(nspawn: int) -> int | None:
-    """The child of systemd-nspawn that is pid 1 of its own, once it has become the machine's init."""
-    try:
-        children = Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split()
-    except OSError:
-        return None
-    for child in children:
-        try:
-            name = Path(f"/proc/{child}/comm").read_text().strip()
-            status = Path(f"/proc/{child}/status").read_text()
-        except OSError:
-            continue
-        inner = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
-        if len(inner) > 1 and inner[-1] == "1" and name in ("systemd", "init"):
-            return int(child)
-    return None
-
-
-def _hears(pid: int) -> bool:
-    """Whether a machine's systemd has come so far that it heeds the signal to power off; earlier that would be lost.
-
-    True for one that has ended.
-    """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
-    masks = [line.split()[1] for line in status.splitlines() if line.startswith(("SigBlk:", "SigCgt:"))]
-    return any(int(mask, 16) >> (_POWER_OFF - 1) & 1 for mask in masks) or not processes.is_alive(pid)
-
-
-def _wait(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-
-
-def _answers_ssh(address: str, port: int, *, timeout: float) -> bool:
-    try:
-        with socket.create_connection((address, port), timeout=timeout) as connection:
-            connection.settimeout(timeout)
-            return connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
 def _host_resolv_conf() -> str:
     return next((path.read_text() for path in _RESOLV_CONF if path.is_file()), "")
-
-
-def _plain(text: str) -> str:
-    """A console's text without control characters and colours."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", text)
