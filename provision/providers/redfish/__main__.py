@@ -28,7 +28,7 @@ def main() -> None:
         made = artifacts(ImageSettings(source=parser.parse_args().source), cache_dir(), report)
     except KtoolError as error:
         sys.exit(str(error))
-    print("\n".join(str(path) for path in made.files.values()))
+    print(made.kernel, made.initrd, made.disk.folder, sep="\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Artifacts:
     @property
     def files(self) -> dict[str, Path]:
         """What the install server hands out, by its name there."""
-        return {"vmlinuz": self.kernel, "installer.img": self.initrd, "image.gz": self.disk.image}
+        files = {"vmlinuz": self.kernel, "installer.img": self.initrd}
+        return files | {piece.name: self.disk.folder / piece.name for piece in self.disk.pieces}
 
 
 def artifacts(image: ImageSettings, cache: Path, report: Report, *, layer: Path | None = None) -> Artifacts:

@@ -15,9 +15,10 @@ import hmac
 import logging
 import queue
 import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,9 +34,9 @@ logger = logging.getLogger(__name__)
 BODY_BYTES = 4096
 BLOCK_BYTES = 1 << 20
 SOCKET_SECONDS = 120.0
-PROGRESS_SECONDS = 2.0
 FIRST_WORD_SECONDS = 900.0  # a server's firmware takes minutes before it looks at its network
 SILENCE_SECONDS = 300.0
+LOOK_SECONDS = 10.0
 LINES_KEPT = 20
 LINE_CHARACTERS = 300
 
@@ -69,19 +70,35 @@ class Installing:
     words: queue.SimpleQueue[_Word] = field(default_factory=queue.SimpleQueue)
     heard: list[str] = field(default_factory=list)
 
-    def wait(self, report: Report, *, first: float = FIRST_WORD_SECONDS, silence: float = SILENCE_SECONDS) -> Installed:
-        """Wait for the end, reporting what is heard.
+    def wait(
+        self,
+        report: Report,
+        *,
+        first: float = FIRST_WORD_SECONDS,
+        silence: float = SILENCE_SECONDS,
+        is_off: Callable[[], bool] = lambda: False,
+    ) -> Installed:
+        """Wait for the end, reporting what is heard. `is_off` looks at the machine's power while nothing is heard.
 
-        KtoolError if the installer fails, does not begin within `first` seconds, or says nothing (and fetches nothing)
-        for `silence` seconds.
+        KtoolError if the installer fails, does not begin within `first` seconds, says nothing (and fetches nothing) for
+        `silence` seconds, or the machine is off without a result.
         """
         patience = first
+        deadline = time.monotonic() + patience
+        off = False
         while True:
             try:
-                word = self.words.get(timeout=patience)
+                word = self.words.get(timeout=max(0.0, min(deadline - time.monotonic(), LOOK_SECONDS)))
             except queue.Empty:
-                raise self._silent(patience) from None
+                if off:
+                    raise self._switched_off() from None
+                if time.monotonic() >= deadline:
+                    raise self._silent(patience) from None
+                # Its last word may be on its way: off counts when it is still silent at the next look.
+                off = is_off()
+                continue
             patience = silence
+            deadline = time.monotonic() + patience
             if word.failed:
                 raise KtoolError(
                     f"{self.name}: the installer failed",
@@ -97,6 +114,15 @@ class Installing:
         """Note what was heard."""
         self.heard = [*self.heard[-LINES_KEPT + 1 :], text]
         self.words.put(_Word(text, installed, failed))
+
+    def _switched_off(self) -> KtoolError:
+        last = f"its last word: {self.heard[-1]}" if self.heard else "it said nothing"
+        return KtoolError(
+            f"{self.name}: the machine switched itself off before it was installed",
+            found=last,
+            wanted="an installed machine",
+            mend="its console has the reason (no network card with its address, no DHCP answer, a lost connection)",
+        )
 
     def _silent(self, seconds: float) -> KtoolError:
         if not self.heard:
@@ -248,18 +274,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, installing: Installing, name: str) -> None:
         path = installing.files[name]
+        installing.say(f"loading {name}, {list(installing.files).index(name) + 1} of {len(installing.files)} files")
         with path.open("rb") as file:
             size = path.stat().st_size
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Length", str(size))
             self.end_headers()
-            sent, told = 0, time.monotonic()
-            while block := file.read(BLOCK_BYTES):
-                self.wfile.write(block)
-                sent += len(block)
-                if time.monotonic() - told >= PROGRESS_SECONDS:
-                    told = time.monotonic()
-                    installing.say(f"loading {name}: {sent * 100 // size} % of {size >> 20} MiB")
+            shutil.copyfileobj(file, self.wfile, BLOCK_BYTES)
 
     def handle(self) -> None:
         """A peer that goes away in the middle is no failure of ours; what it means shows elsewhere."""

@@ -1,6 +1,6 @@
 """The installer that machines are booted into: a kernel and an initrd, made of an image's root folder.
 
-The initrd is a static busybox, the script `installer.sh`, and the kernel's modules for what stands between a bare
+The initrd is a static busybox, zstd, the script `installer.sh`, and the kernel's modules for what stands between a bare
 machine and its installation: network cards, disks and their controllers, ext4. Kernel and modules come from the root of
 the image for bare metal, so they fit each other, and a machine that can be installed can also run the result.
 """
@@ -8,6 +8,7 @@ the image for bare metal, so they fit each other, and a machine that can be inst
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -16,12 +17,13 @@ from pathlib import Path
 from kube.errors import KtoolError
 from provision.command import run
 from provision.machine import find_command
+from provision.machine_image.cache import as_owner
 from provision.providers.provider import Report
 
 SCRIPT = Path(__file__).with_name("installer.sh")
 
 # Raised with every change here that changes the result for the same root; the script counts by itself.
-BUILDER = 1
+BUILDER = 2
 
 # Folders under the modules' `kernel/`, all of whose modules come along.
 DRIVERS = (
@@ -31,6 +33,9 @@ DRIVERS = (
 )
 # Single modules, by name, wherever they are.
 MODULES = ("virtio_net", "crc32c_generic", "crc32c-intel", "libcrc32c", "sd_mod", "usbhid", "hid-generic", "vmd")
+
+# What busybox has of this kind (gunzip) takes six times as long.
+PROGRAMS = ("/usr/bin/zstd",)
 
 # udhcpc calls it with what the server said (busybox: udhcpc).
 _DHCP = """\
@@ -77,8 +82,8 @@ def _name(module: str) -> str:
     return module.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
-def make_installer(root: Path, folder: Path, report: Report) -> None:
-    """Put `vmlinuz` and `installer.img` into an empty folder.
+def make_installer(root: Path, folder: Path, report: Report, *, programs: Iterable[str] = PROGRAMS) -> None:
+    """Put `vmlinuz` and `installer.img` into an empty folder; `programs` of the root come along.
 
     KtoolError if the machine lacks a static busybox or depmod.
     """
@@ -86,12 +91,12 @@ def make_installer(root: Path, folder: Path, report: Report) -> None:
     kernel, version = kernel_of(root)
     shutil.copyfile(kernel, folder / "vmlinuz")
     tree = folder / "tree"
-    _fill(tree, root, version)
+    _fill(tree, root, version, programs)
     (folder / "installer.img").write_bytes(gzip.compress(_cpio(tree), compresslevel=6, mtime=0))
     shutil.rmtree(tree)
 
 
-def _fill(tree: Path, root: Path, version: str) -> None:
+def _fill(tree: Path, root: Path, version: str, programs: Iterable[str]) -> None:
     busybox = _busybox()
     for name in ("bin", "proc", "sys", "dev", "lib"):
         (tree / name).mkdir(parents=True)
@@ -102,6 +107,13 @@ def _fill(tree: Path, root: Path, version: str) -> None:
     for name, text in (("init", SCRIPT.read_text(encoding="utf-8")), ("dhcp", _DHCP)):
         (tree / name).write_text(text)
         (tree / name).chmod(0o755)
+    for program in programs:
+        for path in _program_files(root, program):
+            target_file = tree / path.lstrip("/")
+            target_file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path.lstrip("/"), target_file)
+            target_file.chmod(0o755)
+        (tree / "bin" / Path(program).name).symlink_to(program)
     source = root / "usr/lib/modules" / version
     target = tree / "lib/modules" / version
     for module in needed_modules((source / "modules.dep").read_text()):
@@ -111,6 +123,12 @@ def _fill(tree: Path, root: Path, version: str) -> None:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     run(["depmod", "-b", str(tree), version], timeout=120, env=_PATH)
+
+
+def _program_files(root: Path, program: str) -> list[str]:
+    """A program of the root with the libraries that it needs."""
+    needed = run(as_owner(["chroot", str(root), "ldd", program]))
+    return [program, *re.findall(r"(/\S+) \(0x", needed)]
 
 
 _PATH: Mapping[str, str] = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

@@ -1,13 +1,14 @@
 #!/bin/busybox sh
 # ktool's installer: pid 1 of a small system that iPXE starts on a machine without an operating system.
 #
-# It writes the image that ktool serves to the machine's disk, checks what it has written against the digest, lays the
-# first-boot seed over it, has the new system make its own SSH host key (the private half never leaves the machine),
-# tells ktool the public half, and switches the machine off. ktool sets the boot device and switches it on again.
+# It fetches the image that ktool serves piece by piece, checks each piece's digest and writes it to the machine's disk,
+# lays the first-boot seed over it, has the new system make its own SSH host key (the private half never leaves the
+# machine), tells ktool the public half, and switches the machine off. ktool sets the boot device and switches it on again.
 # Whatever goes wrong is told to ktool (and on the consoles), and the machine is switched off as well: it never boots
 # something half-written, and never sits in a loop.
 
 export PATH=/bin
+set -o pipefail
 NEW=/new
 
 arguments() {
@@ -21,12 +22,12 @@ arguments() {
 # What ktool is told, one line. It must not stop the work if it fails.
 say() {
     echo "ktool-installer: $*"
-    wget -q -T 20 -O /dev/null --post-data "$*" "$URL/say" || echo "ktool-installer: ktool does not listen"
+    timeout 30 wget -q -O /dev/null --post-data "$*" "$URL/say" || echo "ktool-installer: ktool does not listen"
 }
 
 fail() {
     echo "ktool-installer: failed: $*"
-    wget -q -T 20 -O /dev/null --post-data "$*" "$URL/failed"
+    timeout 30 wget -q -O /dev/null --post-data "$*" "$URL/failed"
     dmesg | tail -n 15
     sleep 5
     sync
@@ -108,16 +109,31 @@ disks() {
     done | tr '\n' ' '
 }
 
+# Fetches a piece of the image; it counts only with the right digest.
+fetch_piece() {
+    timeout 300 wget -q -O /piece "$URL/$1" || return 1
+    read -r sum rest <<SUM
+$(sha256sum /piece)
+SUM
+    [ "$sum" = "$2" ]
+}
+
 write_image() {
-    rm -f /sum
-    mkfifo /sum
-    sha256sum </sum >/sum.txt &
-    # fsync: a disk that cannot keep what it was given says so here.
-    wget -q -T 60 -O - "$URL/image.gz" | tee /sum | gunzip | dd of="$TARGET" bs=1M iflag=fullblock conv=fsync 2>/dd.txt
-    written=$?
-    wait
-    read -r sum rest </sum.txt
-    [ "$written" = 0 ] && [ "$sum" = "$SHA256" ]
+    total=$(wc -l </pieces)
+    number=0
+    while read -r name sum; do
+        tries=1
+        until fetch_piece "$name" "$sum"; do
+            [ "$tries" -lt 5 ] || fail "piece $((number + 1)) of $total of the image does not arrive whole"
+            tries=$((tries + 1))
+            sleep 2
+        done
+        # fsync: a disk that cannot keep what it was given says so here.
+        zstd -dcq /piece | dd of="$TARGET" bs=1M seek=$((number * PIECE_MIB)) iflag=fullblock conv=notrunc,fsync 2>/dd.txt ||
+            fail "$TARGET cannot be written: $(tail -n 1 /dd.txt)"
+        number=$((number + 1))
+    done </pieces
+    rm /piece
 }
 
 # Mounts the partition that has an operating system.
@@ -135,7 +151,7 @@ mount_new() {
 }
 
 seed() {
-    wget -q -T 20 -O /seed.tar "$URL/seed.tar" || fail "the seed cannot be had"
+    timeout 30 wget -q -O /seed.tar "$URL/seed.tar" || fail "the seed cannot be had"
     mount -t devtmpfs dev $NEW/dev
     if [ "$USER_NAME" != root ] && ! grep -q "^$USER_NAME:" $NEW/etc/passwd; then
         chroot $NEW /usr/sbin/useradd -m -d "/home/$USER_NAME" -s /bin/bash "$USER_NAME" ||
@@ -163,21 +179,16 @@ MAC=$(arguments ktool.mac)
 
 load_drivers
 start_network
-wget -q -T 20 -O /plan "$URL/plan" || fail "the plan cannot be had"
+timeout 30 wget -q -O /plan "$URL/plan" || fail "the plan cannot be had"
 . /plan
 say "started"
 find_disk
+timeout 30 wget -q -O /pieces "$URL/pieces" || fail "the list of the image's pieces cannot be had"
 say "writing the image to $TARGET"
-tries=1
-until write_image; do
-    [ "$tries" -lt 3 ] || fail "the image does not arrive whole: $(tail -n 1 /dd.txt)"
-    say "the image did not arrive whole: once more"
-    tries=$((tries + 1))
-    sleep 2
-done
-say "image written and its digest checked; preparing the first start"
+write_image
+say "image checked and written; preparing the first start"
 mount_new
 seed
-wget -q -T 20 -O /dev/null --post-data "$TARGET $HOST_KEY" "$URL/done" || fail "ktool does not take the result"
+timeout 30 wget -q -O /dev/null --post-data "$TARGET $HOST_KEY" "$URL/done" || fail "ktool does not take the result"
 echo "ktool-installer: done"
 poweroff -f

@@ -18,24 +18,22 @@ import msgspec
 from kube.errors import KtoolError
 from provision.inventory.lab import Lab, Machine, ProviderName, RedfishSettings
 from provision.lab_state import LabState, cache_dir
+from provision.machine_image.bootable import PIECE_MIB
 from provision.providers.provider import Found, MachineState, Report
-from provision.providers.redfish import segment
+from provision.providers.redfish import power, segment
 from provision.providers.redfish.actions import Action, Answer, Phase, Refusal, Seen, decide
 from provision.providers.redfish.artifacts import Artifacts, artifacts
-from provision.providers.redfish.bmc import Bmc, BmcStatus, BootDevice, Power, password_of
+from provision.providers.redfish.bmc import Bmc, BootDevice, Power, password_of
+from provision.providers.redfish.diagnosis import diagnosis, last_lines, told
 from provision.providers.redfish.install_server import Installed, Installing, InstallServer
 from provision.providers.redfish.installation import Installation, Installations, begun
 from provision.providers.redfish.network_boot import Bootable, NetworkBootService
-from provision.providers.redfish.seed import FixedAddress, Seed, archive, plan_text, seed_files
+from provision.providers.redfish.seed import FixedAddress, Seed, archive, pieces_text, plan_text, seed_files
 from provision.ssh import keys, known_hosts
 from provision.ssh.endpoint import Endpoint
 
-POWER_SECONDS = 60.0  # until a BMC says what it was asked to bring about
-SETTLE_SECONDS = 120.0  # for a state in between
-SHUTDOWN_SECONDS = 90.0
 LOOK_SECONDS = 8.0
 LOOKS_AT_ONCE = 8
-LOG_LINES = 12
 _RESOLV_CONF = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
 
 
@@ -108,23 +106,24 @@ class RedfishProvider:
     def diagnose(self, machine: Machine) -> str:
         """See Provider."""
         installation = self._memory.of(machine.name)
-        lines = [f"installation: {self._phase(machine.name)}"]
-        if installation is not None and installation.host_key:
-            lines[0] += f", on {installation.disk}, address {self._address(machine, installation)}"
         try:
-            lines.append(f"BMC: {_told(self._bmc(machine).status())}")
+            bmc = told(self._bmc(machine).status())
         except KtoolError as error:
-            lines.append(f"BMC: {error.what} ({error.found})")
-        lines += _section("the installer said:", _last_lines(self._log(machine.name)))
+            bmc = f"{error.what} ({error.found})"
         mac = machine.mac or (installation.mac if installation else "")
-        lines += _section("dnsmasq saw:", without_secrets(_last_lines(self._boot.log_file, containing=mac.lower())))
-        return "\n".join(lines)
+        return diagnosis(
+            installation,
+            bmc=bmc,
+            address=self._address(machine, installation),
+            installer=last_lines(self._log(machine.name)),
+            dnsmasq=last_lines(self._boot.log_file, containing=mac.lower()),
+        )
 
     def stop(self, machine: Machine, report: Report) -> bool:
         """See Provider. A machine that ktool has not installed is left alone."""
         if self._memory.of(machine.name) is None:
             return False
-        return self._power_off(self._bmc(machine), report)
+        return power.shut_down(self._bmc(machine), machine.name, report)
 
     def remove(self, name: str, report: Report) -> bool:
         """See Provider. The machine is switched off and forgotten; its disk stays as it is."""
@@ -133,7 +132,7 @@ class RedfishProvider:
             return False
         machine = self._machines.get(name)
         bmc = self._bmc(machine) if machine else Bmc(name, installation.bmc, password_of({}))
-        self._power_off(bmc, report)
+        power.shut_down(bmc, name, report)
         self._memory.forget(name)
         self._log(name).unlink(missing_ok=True)
         known_hosts.unpin(self._state.known_hosts, name)
@@ -170,27 +169,22 @@ class RedfishProvider:
         address = self._address(machine, installation)
         differences: list[str] = []
         try:
-            power = self._bmc(machine).status().power
+            now = self._bmc(machine).status().power
         except KtoolError as error:
-            power = Power.UNKNOWN
+            now = Power.UNKNOWN
             differences.append(f"{error.what}: {error.found}")
-        if installation is not None and phase is Phase.INSTALLED and power is not Power.OFF:
+        if installation is not None and phase is Phase.INSTALLED and now is not Power.OFF:
             answer = self._answer(self._endpoint(machine, installation))
             if answer is Answer.OTHER:
                 differences.append(f"SSH at {address}: {Refusal.OTHER_KEY.value}")
-            if power is Power.UNKNOWN:
-                power = Power.ON if answer is Answer.OURS else power
-        if phase is Phase.NEW and power is Power.ON:
+            if now is Power.UNKNOWN and answer is Answer.OURS:
+                now = Power.ON
+        if phase is Phase.NEW and now is Power.ON:
             differences.append(f"power: {Refusal.FOREIGN.value}")
-        return Found(name=machine.name, state=_state(phase, power), address=address, differences=tuple(differences))
+        return Found(name=machine.name, state=_state(phase, now), address=address, differences=tuple(differences))
 
     def _seen(self, machine: Machine, bmc: Bmc, report: Report) -> Seen:
-        status = bmc.status()
-        if status.power in (Power.POWERING_ON, Power.POWERING_OFF):
-            report(f"waiting for the BMC, which says {status.power}")
-            wanted = Power.ON if status.power is Power.POWERING_ON else Power.OFF
-            bmc.wait_power(wanted, timeout=SETTLE_SECONDS)
-            status = bmc.status()
+        status = power.settled(bmc, report)
         installation = self._memory.of(machine.name)
         answer = Answer.NOBODY
         if installation is not None and installation.phase is Phase.INSTALLED and status.power is not Power.OFF:
@@ -256,7 +250,7 @@ class RedfishProvider:
                 match action:
                     case Action.POWER_OFF:
                         report("switching it off")
-                        self._off_by_force(machine, bmc)
+                        power.cut(bmc, machine.name)
                     case Action.BOOT_NETWORK:
                         installing = self._begin(machine, stack, report)
                         bmc.boot_from(BootDevice.NETWORK)
@@ -264,14 +258,13 @@ class RedfishProvider:
                         bmc.boot_from(BootDevice.DISK)
                     case Action.POWER_ON:
                         report("switching it on")
-                        bmc.power_on()
-                        self._require_power(machine, bmc, Power.ON)
+                        power.switch_on(bmc, machine.name)
                     case Action.INSTALL:
                         assert installing is not None, "a network boot comes first"
                         self._written(machine, self._install(machine, bmc, installing, report))
                     case Action.WAIT_OFF:
-                        if not bmc.wait_power(Power.OFF, timeout=POWER_SECONDS):
-                            self._off_by_force(machine, bmc)
+                        if not bmc.wait_power(Power.OFF, timeout=power.POWER_SECONDS):
+                            power.cut(bmc, machine.name)
                         # The boot server is not needed any more; other machines may still be at it.
                         stack.close()
                     case Action.REMEMBER:
@@ -283,7 +276,7 @@ class RedfishProvider:
         settings = self._settings(machine)
         mac = self._mac(machine)
         server: InstallServer = stack.enter_context(self._boot.running())
-        self._memory.keep(msgspec.structs.replace(begun(machine, settings, image=made.disk.sha256), mac=mac))
+        self._memory.keep(msgspec.structs.replace(begun(machine, settings, image=made.disk.digest), mac=mac))
         self._log(machine.name).unlink(missing_ok=True)
         installing = Installing(name=machine.name, mac=mac, files=made.files, texts=self._texts(machine, mac, made))
         return stack.enter_context(server.installing(installing))
@@ -301,8 +294,9 @@ class RedfishProvider:
         public = self._state.identity.with_name(self._state.identity.name + ".pub").read_text().strip()
         seed = Seed(name=machine.name, user=machine.ssh.user, keys=(public,), fixed=fixed, cloud_init=made.given)
         disk = self._settings(machine).disk
-        plan = plan_text(disk=disk, size=made.disk.size, sha256=made.disk.sha256, user=machine.ssh.user)
-        return {"plan": plan.encode(), "seed.tar": archive(seed_files(seed))}
+        plan = plan_text(disk=disk, size=made.disk.size, piece_mib=PIECE_MIB, user=machine.ssh.user)
+        pieces = pieces_text((piece.name, piece.sha256) for piece in made.disk.pieces)
+        return {"plan": plan.encode(), "pieces": pieces.encode(), "seed.tar": archive(seed_files(seed))}
 
     def _install(self, machine: Machine, bmc: Bmc, installing: Installing, report: Report) -> Installed:
         log = self._log(machine.name)
@@ -315,7 +309,7 @@ class RedfishProvider:
                 report(line)
 
             try:
-                return installing.wait(both)
+                return installing.wait(both, is_off=lambda: bmc.status().power is Power.OFF)
             except KtoolError as error:
                 file.write(f"{error.what}: {error.found}\n")
                 # It is ours since it was switched on for this. Running on, it would help nobody.
@@ -341,30 +335,6 @@ class RedfishProvider:
         before = self._memory.of(machine.name)
         assert before is not None, "an installation was written"
         self._memory.keep(msgspec.structs.replace(before, phase=Phase.INSTALLED))
-
-    def _power_off(self, bmc: Bmc, report: Report) -> bool:
-        if bmc.status().power is Power.OFF:
-            return False
-        report("shutting down")
-        bmc.power_off(force=False)
-        if not bmc.wait_power(Power.OFF, timeout=SHUTDOWN_SECONDS):
-            report("it does not shut down: switching it off")
-            bmc.power_off(force=True)
-            bmc.wait_power(Power.OFF, timeout=POWER_SECONDS)
-        return True
-
-    def _off_by_force(self, machine: Machine, bmc: Bmc) -> None:
-        bmc.power_off(force=True)
-        self._require_power(machine, bmc, Power.OFF)
-
-    def _require_power(self, machine: Machine, bmc: Bmc, wanted: Power) -> None:
-        if not bmc.wait_power(wanted, timeout=POWER_SECONDS):
-            raise KtoolError(
-                f"{machine.name}: its BMC does not switch it {wanted.value.lower()}",
-                found=f"{_told(bmc.status())} after {POWER_SECONDS:.0f} s",
-                wanted=f"power {wanted.value}",
-                mend="look at the BMC's own event log",
-            )
 
     # ---- what belongs to a machine or to the lab
 
@@ -418,11 +388,6 @@ class RedfishProvider:
         return self._path / "logs" / f"{name}.log"
 
 
-def without_secrets(lines: Sequence[str]) -> list[str]:
-    """dnsmasq's log without what only the machine itself is told."""
-    return [re.sub(r"(http://[^/\s]+/)[^/\s]+", r"\1...", line) for line in lines]
-
-
 def _state(phase: Phase, power: Power) -> MachineState:
     if phase is Phase.NEW:
         return MachineState.ABSENT
@@ -431,25 +396,6 @@ def _state(phase: Phase, power: Power) -> MachineState:
     if power is Power.OFF:
         return MachineState.STOPPED
     return MachineState.RUNNING if power is Power.ON else MachineState.BROKEN
-
-
-def _told(status: BmcStatus) -> str:
-    parts = [f"power {status.power.value}", f"next boot {status.boot.value}"]
-    parts += [f"health {status.health}"] if status.health else []
-    parts += [status.model] if status.model else []
-    return ", ".join(parts)
-
-
-def _last_lines(path: Path, *, containing: str = "") -> list[str]:
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if containing in line.lower()][-LOG_LINES:]
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
 def _no_snapshots(machine: Machine) -> KtoolError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CLOUD_INIT = "var/lib/cloud/seed/nocloud"
@@ -83,10 +84,15 @@ def archive(files: list[SeedFile]) -> bytes:
     return buffer.getvalue()
 
 
-def plan_text(*, disk: str, size: int, sha256: str, user: str) -> str:
+def plan_text(*, disk: str, size: int, piece_mib: int, user: str) -> str:
     """What the installer needs to know, in the shell's language. `size` in bytes, of the image on the disk."""
-    values = {"DISK": disk, "SECTORS": str(-(-size // 512)), "SHA256": sha256, "USER_NAME": user}
+    values = {"DISK": disk, "SECTORS": str(-(-size // 512)), "PIECE_MIB": str(piece_mib), "USER_NAME": user}
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def pieces_text(pieces: Iterable[tuple[str, str]]) -> str:
+    """The image's pieces, a line each: name and SHA-256."""
+    return "".join(f"{name} {sha256}\n" for name, sha256 in pieces)
 
 
 def _network(fixed: FixedAddress) -> str:

@@ -27,6 +27,7 @@ from provision.providers.redfish.network_boot import MARK_VARIABLE
 from provision.providers.redfish.provider import RedfishProvider
 from provision.ssh import known_hosts
 from provision.ssh.reach import reach
+from tests import libvirtd
 from tests.provision.redfish import emulated_metal
 from tests.provision.redfish.emulated_metal import BareMetal, bare_metal
 from tests.provision.redfish.redfish_service import PASSWORD, RedfishService
@@ -40,7 +41,7 @@ def missing() -> str:
     """Why this cannot be tried here, or an empty string."""
     if not (cache_dir() / "roots" / recipe_for(ImageSettings(), purpose=Purpose.METAL).key).is_dir():
         return "no image for bare metal in the cache: python -m provision.providers.redfish"
-    return emulated_metal.missing()
+    return libvirtd.missing()
 
 
 pytestmark = [
@@ -100,7 +101,7 @@ def killed_while_writing(folder: Path) -> None:
     try:
         for line in child.stdout:
             print("first:", line, end="")
-            if "loading image.gz" in line:
+            if "loading piece-0002" in line:
                 break
         else:
             pytest.fail(f"it ended by itself, with {child.wait(10)}")

@@ -34,8 +34,8 @@ def server() -> Iterator[InstallServer]:
 
 @pytest.fixture
 def installing(server: InstallServer, tmp_path: Path) -> Iterator[Installing]:
-    (tmp_path / "disk.gz").write_bytes(b"image")
-    one = Installing(name="metal-1", mac=MAC, files={"image.gz": tmp_path / "disk.gz"}, texts={"plan": b"DISK=''\n"})
+    (tmp_path / "piece").write_bytes(b"image")
+    one = Installing(name="metal-1", mac=MAC, files={"piece-0000": tmp_path / "piece"}, texts={"plan": b"DISK=''\n"})
     with server.installing(one):
         yield one
 
@@ -57,12 +57,12 @@ def test_an_installation(server: InstallServer, installing: Installing) -> None:
     assert f"kernel {url}/vmlinuz " in script
     assert "ktool.mac=52:54:00:aa:00:01" in script
     assert ask(f"{url}/plan") == (200, "DISK=''\n")
-    assert ask(f"{url}/image.gz") == (200, "image")
+    assert ask(f"{url}/piece-0000") == (200, "image")
     assert ask(f"{url}/say", "writing")[0] == 200
     assert ask(f"{url}/done", f"/dev/vda {KEY}")[0] == 200
     heard: list[str] = []
     assert installing.wait(heard.append, first=5) == Installed(host_key=KEY, disk="/dev/vda", address="127.0.0.1")
-    assert heard == ["booting from the network", "writing", "installed on /dev/vda"]
+    assert heard == ["booting from the network", "loading piece-0000, 1 of 1 files", "writing", "installed on /dev/vda"]
 
 
 def test_nobody_else_gets_or_says_anything(server: InstallServer, installing: Installing) -> None:
@@ -73,7 +73,7 @@ def test_nobody_else_gets_or_says_anything(server: InstallServer, installing: In
     other = server.url(OTHER)
     assert ask(f"{other}/plan")[0] == 404
     assert ask(f"{other}/done", f"/dev/vda {KEY}")[0] == 404
-    assert ask(f"{server.url(MAC)}/../metal-1/image.gz")[0] == 404
+    assert ask(f"{server.url(MAC)}/../metal-1/piece-0000")[0] == 404
     assert installing.words.empty()
     assert server.url(MAC) != other
 
@@ -99,6 +99,24 @@ def test_waiting_has_an_end(installing: Installing) -> None:
     with pytest.raises(KtoolError, match="fallen silent") as raised:
         installing.wait(print, first=0.05, silence=0.05)
     assert "writing" in raised.value.found
+
+
+def test_a_machine_that_switches_itself_off_is_not_waited_for(
+    installing: Installing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provision.providers.redfish.install_server.LOOK_SECONDS", 0.05)
+    with pytest.raises(KtoolError, match="switched itself off"):
+        installing.wait(print, first=5, is_off=lambda: True)
+    # Off, because it is done:
+    looks: list[bool] = []
+
+    def done_and_off() -> bool:
+        installing.say("done", installed=Installed(host_key=KEY, disk="/dev/sda", address="a"))
+        looks.append(True)
+        return True
+
+    assert installing.wait(print, first=5, is_off=done_and_off).disk == "/dev/sda"
+    assert looks == [True]
 
 
 def test_too_much_or_nonsense_is_refused(server: InstallServer, installing: Installing) -> None:

@@ -68,7 +68,7 @@ def test_the_initrd_is_complete(tmp_path: Path) -> None:
     (tmp_path / "root/boot/vmlinuz-6.1").write_bytes(b"kernel")
     out = tmp_path / "out"
     out.mkdir()
-    make_installer(tmp_path / "root", out, lambda line: None)
+    make_installer(tmp_path / "root", out, lambda line: None, programs=())
     assert sorted(path.name for path in out.iterdir()) == ["installer.img", "vmlinuz"]
     archive = gzip.decompress((out / "installer.img").read_bytes())
     listed = subprocess.run(["busybox", "cpio", "-t"], input=archive, capture_output=True, check=True, timeout=30)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from provision.providers.redfish import ipxe
+from provision.providers.redfish.diagnosis import without_secrets
 from provision.providers.redfish.dnsmasq_conf import BootHost, NetworkBoot, dnsmasq_conf
-from provision.providers.redfish.provider import without_secrets
 from provision.providers.redfish.seed import FixedAddress, Seed, archive, plan_text, seed_files
 
 HOSTS = (
@@ -143,10 +143,10 @@ def test_the_seed_as_a_tar() -> None:
 
 @pytest.mark.parametrize("disk", ["", "/dev/disk/by-id/ata-A B", "$(reboot)"])
 def test_the_plan_is_only_data_to_a_shell(disk: str) -> None:
-    text = plan_text(disk=disk, size=1025, sha256="ab", user="root")
-    script = f'{text}printf "%s\\n" "$DISK" "$SECTORS" "$SHA256" "$USER_NAME"'
+    text = plan_text(disk=disk, size=1025, piece_mib=32, user="root")
+    script = f'{text}printf "%s\\n" "$DISK" "$SECTORS" "$PIECE_MIB" "$USER_NAME"'
     said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=10)
-    assert said.stdout.splitlines() == [disk, "3", "ab", "root"]
+    assert said.stdout.splitlines() == [disk, "3", "32", "root"]
 
 
 def test_a_diagnosis_has_no_secrets() -> None:
