@@ -12,7 +12,7 @@ from ktool.session import run
 if TYPE_CHECKING:
     from provision.bundle.archive import Archive, ArchiveRole
     from provision.inventory.lab import Lab
-    from provision.lab.create import LabResult
+    from provision.lab.create import LabResult, MachineResult
     from provision.lab.destroy import Destroyed
     from provision.lab.plan import Action
     from provision.lab.status import LabStatus
@@ -73,6 +73,9 @@ def command() -> None:
     "--boot-timeout", type=float, default=420.0, show_default=True, help="Seconds until a machine answers SSH."
 )
 @click.option("--ready-timeout", type=float, default=240.0, show_default=True, help="Seconds until a node is Ready.")
+@click.option("-o", "--output", type=click.Choice(("json",)), help="How it ended, as data.")
+@click.option("-k", "--ask-pass", is_flag=True, help="Ask for the SSH password (as Ansible does).")
+@click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for the password of sudo, if it is another.")
 def create_command(
     inventory: Path,
     only: tuple[str, ...],
@@ -81,6 +84,9 @@ def create_command(
     reapply: bool,
     boot_timeout: float,
     ready_timeout: float,
+    output: str | None,
+    ask_pass: bool,
+    ask_become_pass: bool,
 ) -> None:
     """Have the machines of an inventory, and the cluster on them.
 
@@ -89,6 +95,7 @@ def create_command(
     """
     from ktool.output.machines import shown
     from provision.lab.create import CreateOptions, create, plan_create
+    from provision.lab.open_lab import Passwords
 
     lab, state = read_lab(inventory, only)
     archives = archives_for(bundle)
@@ -97,11 +104,22 @@ def create_command(
         _print_plan(lab, actions)
         raise SystemExit(2 if any(action.mark != "!" for action in actions) else 0)
     options = CreateOptions(
-        boot_timeout=boot_timeout, ready_timeout=ready_timeout, reapply=reapply, only=frozenset(only)
+        boot_timeout=boot_timeout,
+        ready_timeout=ready_timeout,
+        reapply=reapply,
+        only=frozenset(only),
+        # before the live table takes the terminal
+        passwords=Passwords(
+            login=click.prompt("SSH password", hide_input=True, err=True) if ask_pass else "",
+            become=click.prompt("Password for sudo", hide_input=True, err=True) if ask_become_pass else "",
+        ),
     )
     with shown([machine.name for machine in lab.machines]) as progress:
         result = run(create(lab, state, archives, progress, options))
-    print_result(lab, result)
+    if output == "json":
+        _print_as_data(result)
+    else:
+        print_result(lab, result)
     if result.failed:
         print_findings(result)
         raise SystemExit(1)
@@ -202,10 +220,9 @@ def image_command(inventory: Path, bundle: Path | None) -> None:
 
     `create` does it too; this is for doing it ahead, where there are package sources or there is a network.
     """
-    from provision.machine_image.prepare import prepare_images
-
     from provision.bundle.archive import ArchiveRole
     from provision.lab_state import cache_dir
+    from provision.machine_image.prepare import prepare_images
 
     lab, _ = read_lab(inventory)
     layer = archives_for(bundle)[ArchiveRole.CONTROL].path
@@ -285,6 +302,37 @@ def _print_plan(lab: Lab, actions: list[Action]) -> None:
     )
 
 
+def _print_as_data(result: LabResult) -> None:
+    import orjson
+
+    machines = [
+        {
+            "name": one.name,
+            "outcome": one.outcome,
+            "did": one.did,
+            "errors": [
+                {"what": error.what, "found": error.found, "wanted": error.wanted, "mend": error.mend}
+                for error in errors_of(one)
+            ],
+        }
+        for one in result.machines
+    ]
+    found = {
+        "changed": result.changed,
+        "machines": machines,
+        "server": result.server,
+        "kubeconfig": str(result.kubeconfig or ""),
+        "seconds": round(result.seconds, 2),
+        "phases": {name: round(seconds, 2) for name, seconds in result.phases.items()},
+    }
+    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+
+def errors_of(one: MachineResult) -> list[Any]:
+    """What stopped a machine: all findings of its preflight, or the one error; each with its four parts."""
+    return [*(getattr(one.error, "findings", None) or [one.error])] if one.error is not None else []
+
+
 def print_result(lab: Lab, result: LabResult) -> None:
     """How a run of `create` ended, and what to try next."""
     if result.failed:
@@ -305,9 +353,8 @@ def print_result(lab: Lab, result: LabResult) -> None:
 def print_findings(result: LabResult) -> None:
     """Each machine that is not as it should be: what was found, what is wanted, what mends it."""
     for one in result.failed:
-        assert one.error is not None
         click.secho(f"\n✗ {one.name} ({one.outcome})", fg="red", err=True)
-        for error in getattr(one.error, "findings", None) or [one.error]:
+        for error in errors_of(one):
             click.echo(f"  {error.what}", err=True)
             for label in ("found", "wanted", "mend"):
                 if text := getattr(error, label):

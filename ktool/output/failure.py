@@ -27,6 +27,17 @@ def reported(*, verbose: bool) -> Iterator[None]:
         text = f"the server refused: {error.message}" if len(causes) < 2 else f"the server refused ({error.reason}):"
         _print(text, causes if len(causes) > 1 else {})
         _exit(verbose=verbose)
+    except ModuleNotFoundError as error:
+        # A node's runtime has no commands for other machines; a plain `make setup` no libraries for provisioning.
+        _print(
+            "this installation of ktool cannot do that",
+            {
+                "found": f"no module {error.name}",
+                "wanted": "ktool with its extra `provision`",
+                "mend": "make setup-provision (or: pip install 'ktool[provision]'); on a node: go to the workstation",
+            },
+        )
+        _exit(verbose=verbose)
     except BrokenPipeError:
         # the reader (`head`) has seen enough
         sys.stderr.close()

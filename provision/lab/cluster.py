@@ -38,6 +38,7 @@ class NodeView:
     address: str = ""
     version: str = ""
     schedulable: bool = True
+    machine_id: str = ""
 
     @property
     def status(self) -> str:
@@ -57,6 +58,7 @@ def view(node: core_v1.Node) -> NodeView:
         address=addresses[0] if addresses else "",
         version=(status.nodeInfo.kubeletVersion if status and status.nodeInfo else "") or "",
         schedulable=not (node.spec and node.spec.unschedulable),
+        machine_id=(status.nodeInfo.machineID if status and status.nodeInfo else "") or "",
     )
 
 
@@ -118,6 +120,16 @@ async def wait_ready(
         if not missing or time.monotonic() > deadline:
             return missing
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def label(client: Client, name: str, labels: Mapping[str, str]) -> bool:
+    """Have a Node carry the labels, also those that it may not give itself (`node-role.kubernetes.io/...`, Kubernetes:
+    NodeRestriction); True if one was missing or different."""
+    node = await client.get(core_v1.Node, name)
+    missing = {key: value for key, value in labels.items() if (node.metadata.labels or {}).get(key) != value}
+    if missing:
+        await client.patch(core_v1.Node, name, {"metadata": {"labels": missing}})
+    return bool(missing)
 
 
 def save_kubeconfig(state: LabState, master: Shell, *, server: str) -> bool:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from kube.client import Client
 from kube.errors import KtoolError
+from kube.status import ApiError
 from provision import lock
 from provision.bundle.archive import Archive, ArchiveRole
 from provision.inventory.lab import Lab, Machine
 from provision.lab import apply, cluster
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
-from provision.lab.open_lab import OpenLab, installed, opened
+from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
 from provision.lab.plan import MAKING, Action, Seen, Wanted, deeds, differences, plan, wanted
 from provision.lab_state import LabState
 from provision.preflight.lab import check_lab
@@ -42,6 +43,7 @@ class CreateOptions:
     ready_timeout: float = 240.0
     reapply: bool = False
     only: frozenset[str] = frozenset()
+    passwords: Passwords = NO_PASSWORDS
 
 
 class Outcome(StrEnum):
@@ -101,7 +103,8 @@ async def create(
     with lock.held(state.path):
         state.create()
         await asyncio.to_thread(ensure_key, state.identity, comment=f"ktool lab {lab.name}")
-        async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path) as open_lab:
+        layer = archives[ArchiveRole.CONTROL].path
+        async with opened(lab, state, layer=layer, passwords=options.passwords) as open_lab:
             return await _Creation(open_lab, archives, progress, options).run()
 
 
@@ -146,7 +149,7 @@ async def seen(open_lab: OpenLab, found: Mapping[str, Found]) -> dict[str, Seen]
         try:
             async with cluster.connected(open_lab.state, master, port=open_lab.lab.api_port) as client:
                 views = await cluster.nodes(client)
-        except (KtoolError, ConnectionError, TimeoutError) as error:
+        except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
             open_lab.problems.setdefault(open_lab.master.name, KtoolError(f"the API server does not answer: {error}"))
     result = {}
     for name, one in found.items():
@@ -267,7 +270,7 @@ class _Creation:
         if not reached:
             return
         connections = {name: self._open.connections[name] for name in reached}
-        findings = await asyncio.to_thread(check_lab, self._lab, reached, connections)
+        findings = await asyncio.to_thread(check_lab, self._lab, reached, connections, nodes=await self._node_ids())
         for machine in self._well():
             result = self._results[machine.name]
             result.findings = tuple(findings.get(machine.name, ()))
@@ -282,6 +285,17 @@ class _Creation:
                     step.unchanged("fit")
             except PreflightErrors as error:
                 result.fail(error, outcome=Outcome.LEFT_OUT)
+
+    async def _node_ids(self) -> dict[str, str]:
+        """The machine ids of the cluster's Nodes, as far as there is a cluster that answers."""
+        master = self._open.connections.get(self._open.master.name)
+        if master is None or not self._open.state.kubeconfig.exists():
+            return {}
+        try:
+            async with cluster.connected(self._open.state, master, port=self._lab.api_port) as client:
+                return {name: view.machine_id for name, view in (await cluster.nodes(client)).items()}
+        except (KtoolError, ApiError, ConnectionError, TimeoutError):
+            return {}  # its API server is down: what this run is about to mend
 
     def _leave_out_without_master(self) -> None:
         failed = [m for m in self._lab.masters if m.name in self._results and self._results[m.name].error]
@@ -331,6 +345,9 @@ class _Creation:
         waiting = [machine.name for machine in self._well() if machine.runs_agent]
         async with cluster.connected(self._open.state, connection, port=self._lab.api_port) as client:
             await asyncio.gather(*(self._wait(client, name) for name in waiting))
+            for machine in self._well():
+                if machine.runs_agent and await cluster.label(client, machine.name, machine.labels):
+                    self._results[machine.name].did.append("labels set")
         for machine in self._well():
             result = self._results[machine.name]
             result.outcome = Outcome.READY if result.did else Outcome.UNCHANGED

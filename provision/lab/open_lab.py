@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kube.errors import KtoolError
@@ -20,7 +21,9 @@ from provision.lab.plan import Installed
 from provision.lab_state import LabState
 from provision.providers.factory import providers_for
 from provision.providers.provider import Found, MachineState, Provider, Report
+from provision.ssh.connection import Connection
 from provision.ssh.endpoint import Endpoint
+from provision.ssh.jump_hosts import JumpHosts
 from provision.ssh.reach import reach
 from provision.ssh.shell import Shell
 
@@ -28,12 +31,35 @@ from provision.ssh.shell import Shell
 LOOK_SECONDS = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class Passwords:
+    """Passwords that the user was asked for; for machines of which the inventory says none. Never shown."""
+
+    login: str = field(default="", repr=False)
+    become: str = field(default="", repr=False)
+
+    def given_to(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with these passwords where it has none."""
+        return replace(
+            endpoint,
+            password=endpoint.password or self.login,
+            become_password=endpoint.become_password or self.become or self.login,
+        )
+
+
+NO_PASSWORDS = Passwords()
+
+
 class OpenLab:
     """One lab and everything that is open to it; made by `opened`."""
 
-    def __init__(self, lab: Lab, state: LabState, *, layer: Path | None = None) -> None:
+    def __init__(
+        self, lab: Lab, state: LabState, *, layer: Path | None = None, passwords: Passwords = NO_PASSWORDS
+    ) -> None:
         self.lab = lab
         self.state = state
+        self._passwords = passwords
+        self._jumps = JumpHosts()
         self.providers: Mapping[ProviderName, Provider] = providers_for(lab, state, layer=layer)
         self.endpoints: dict[str, Endpoint] = {}
         self.connections: dict[str, Shell] = {}
@@ -59,10 +85,14 @@ class OpenLab:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         endpoint = await asyncio.to_thread(provider.endpoint, machine, report, timeout=timeout)
-        self.endpoints[machine.name] = endpoint
+        endpoint = self._passwords.given_to(endpoint)
         left = max(5.0, deadline - loop.time())
-        connection = await asyncio.to_thread(reach, endpoint, timeout=left, report=report)
+        connection = await asyncio.to_thread(reach, endpoint, timeout=left, report=report, jumps=self._jumps)
         self.connections[machine.name] = connection
+        if isinstance(connection, Connection):
+            # Ansible is to meet the very same machine, by whatever file its key was found to be right.
+            endpoint = replace(endpoint, host_keys=(connection.host_key,))
+        self.endpoints[machine.name] = endpoint
         return await self.look(machine)
 
     async def look(self, machine: Machine) -> RemoteFacts:
@@ -104,6 +134,7 @@ class OpenLab:
             with contextlib.suppress(KtoolError, OSError):
                 await asyncio.to_thread(connection.close)
         self.connections.clear()
+        await asyncio.to_thread(self._jumps.close)
 
 
 def installed(facts: RemoteFacts) -> Installed:
@@ -116,12 +147,14 @@ def installed(facts: RemoteFacts) -> Installed:
 
 
 @asynccontextmanager
-async def opened(lab: Lab, state: LabState, *, layer: Path | None = None) -> AsyncIterator[OpenLab]:
+async def opened(
+    lab: Lab, state: LabState, *, layer: Path | None = None, passwords: Passwords = NO_PASSWORDS
+) -> AsyncIterator[OpenLab]:
     """A lab at hand while the block runs."""
     # Work on machines is waiting, in a thread for each; the loop's own default would be six of them here.
     pool = ThreadPoolExecutor(max_workers=max(8, 2 * len(lab.machines)), thread_name_prefix="lab")
     asyncio.get_running_loop().set_default_executor(pool)
-    it = OpenLab(lab, state, layer=layer)
+    it = OpenLab(lab, state, layer=layer, passwords=passwords)
     try:
         yield it
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kube.errors import KtoolError
+from kube.status import ApiError
 from provision.inventory.lab import Lab, Machine
 from provision.lab import cluster
 from provision.lab.events import LabJournal, OpenStep
@@ -61,7 +62,7 @@ async def status(lab: Lab, state: LabState) -> LabStatus:
             try:
                 async with cluster.connected(state, master, port=lab.api_port) as client:
                     views = await cluster.nodes(client)
-            except (KtoolError, ConnectionError, TimeoutError) as error:
+            except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
                 trouble = f"the API server does not answer: {error}"
         machines = []
         for name, one in found.items():

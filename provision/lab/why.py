@@ -164,6 +164,9 @@ def _inside(seen: Evidence) -> list[Reason]:
             reasons.append(Reason(what, said))
         elif condition.type in _PRESSURE and condition.status == "True":
             reasons.append(Reason(f"{condition.type}", said, _PRESSURE[condition.type]))
+        elif condition.type == "PodRoutesReady" and condition.status != "True":
+            what = "pods on other nodes cannot be reached from this one"
+            reasons.append(Reason(what, said, "look whether the nodes are on one network segment"))
         elif condition.type == "ServiceProxyReady" and condition.status != "True":
             reasons.append(Reason("the node's service proxy does not work", said, "look at the agent's log"))
     if seen.unschedulable:
