@@ -129,6 +129,8 @@ ExecReload=/bin/kill -HUP $MAINPID
 KillMode=process
 Restart=on-failure
 RestartPreventExitStatus=255
+# Whoever logs in first need not share the processor with all that starts now.
+StartupCPUWeight=5000
 RuntimeDirectory=sshd
 RuntimeDirectoryMode=0755
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Place:
     user: str = ""
     port: int = 0
     session: bool = False
+    keyfile: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -42,7 +44,12 @@ class Place:
         if self.is_local:
             return None
         return Endpoint(
-            name=self.host, address=self.host, port=self.port or 22, user=self.user or getpass.getuser(), become=False
+            name=self.host,
+            address=self.host,
+            port=self.port or 22,
+            user=self.user or getpass.getuser(),
+            identity_files=(Path(self.keyfile),) if self.keyfile else (),
+            become=False,
         )
 
     def pool_path(self, pool: str) -> str:
@@ -62,12 +69,14 @@ class Place:
 def place(uri: str) -> Place:
     """Read a libvirt URI (libvirt: "Connection URIs")."""
     parts = urllib.parse.urlsplit(uri)
+    options = urllib.parse.parse_qs(parts.query)
     return Place(
         uri=uri,
         host=parts.hostname or "",
         user=parts.username or "",
         port=parts.port or 0,
         session=parts.path == "/session",
+        keyfile=next(iter(options.get("keyfile", [])), ""),
     )
 
 
@@ -105,7 +114,7 @@ def unreachable(where: Place, message: str) -> KtoolError:
     """Why libvirt does not answer, and what mends it."""
     lower = message.lower()
     if not where.is_local:
-        mend = f"try it by hand: virsh -c {where.uri} list"
+        mend = f"try it by hand: virsh -c {shlex.quote(where.uri)} list"
     elif "permission denied" in lower or "authentication" in lower or "polkit" in lower:
         mend = "add yourself to the group libvirt (usermod -aG libvirt $USER, then log in again), or use sudo"
     elif where.session:
