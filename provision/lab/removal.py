@@ -74,7 +74,7 @@ class _Removal:
     async def run(self) -> None:
         found = (await self._open.find()).get(self._name)
         machine = self._open.lab.machine(self._name)
-        had_node = await self._leave_cluster()
+        had_node = await self._drain()
         if found is None and not had_node:
             raise KtoolError(
                 f"there is no machine {self._name}",
@@ -90,10 +90,13 @@ class _Removal:
                 for provider in providers:
                     await asyncio.to_thread(provider.remove, self._name, step.report)
             self._result.did.append("machine removed, with its disks")
+        if had_node:
+            # Not before: an agent that still runs registers its Node again.
+            await self._delete_node()
         self._journal.forget(self._name)
 
-    async def _leave_cluster(self) -> bool:
-        """Drain and delete the Node; True if there was one."""
+    async def _drain(self) -> bool:
+        """Move the pods away; True if there is a Node."""
         state = self._open.state
         if not state.kubeconfig.exists():
             return False
@@ -123,13 +126,18 @@ class _Removal:
                         raise
                     gone = []
                 step.result = f"{len(gone)} pods moved away"
+        self._result.did.append(f"{len(gone)} pods moved away")
+        return True
+
+    async def _delete_node(self) -> None:
+        master = await self._open.master_connection()
+        async with cluster.connected(self._open.state, master, port=self._open.lab.api_port) as client:
             try:
                 await client.delete(core_v1.Node, self._name)
             except ApiError as error:
                 if error.code != 404:
                     raise
-        self._result.did.append("node drained and deleted")
-        return True
+        self._result.did.append("node deleted")
 
     async def _clear(self) -> None:
         """Undo on the machine what ktool did to it."""
