@@ -274,7 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, installing: Installing, name: str) -> None:
         path = installing.files[name]
-        installing.say(f"loading {name}, {list(installing.files).index(name) + 1} of {len(installing.files)} files")
+        names = list(installing.files)
+        installing.say(f"loading {name}: {names.index(name) * 100 // len(names)} %")
         with path.open("rb") as file:
             size = path.stat().st_size
             self.send_response(HTTPStatus.OK)

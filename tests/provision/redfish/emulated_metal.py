@@ -15,17 +15,19 @@ from pathlib import Path
 from tests.libvirtd import URI, private_libvirtd
 from tests.provision.redfish.redfish_service import RedfishService, redfish_service
 
+OVMF = Path("/usr/share/OVMF")
 BRIDGE, ADDRESS = "kt-metal", "198.51.100.1"
 MEMORY_MIB, DISK_GIB = 1024, 6
 
 
 @dataclass(frozen=True)
 class BareMetal:
-    """One machine. `console` is what it wrote to its serial port."""
+    """One machine. `console` is what it wrote to its serial port, `uefi` whether its firmware is UEFI or a BIOS."""
 
     name: str
     mac: str
     console: Path
+    uefi: bool = False
 
 
 @contextlib.contextmanager
@@ -60,16 +62,22 @@ def _domain(folder: Path, machine: BareMetal) -> Iterator[None]:
         yield
     finally:
         _virsh("destroy", machine.name)
-        _run("virsh", "-q", "-c", URI, "undefine", machine.name)
+        _run("virsh", "-q", "-c", URI, "undefine", "--nvram", machine.name)
 
 
 def _domain_xml(machine: BareMetal, disk: Path) -> str:
+    firmware = (
+        f"<loader readonly='yes' type='pflash'>{OVMF / 'OVMF_CODE_4M.fd'}</loader>"
+        f"<nvram template='{OVMF / 'OVMF_VARS_4M.fd'}'>{disk}.vars</nvram>"
+        if machine.uefi
+        else ""
+    )
     return f"""
 <domain type='qemu'>
   <name>{machine.name}</name>
   <memory unit='MiB'>{MEMORY_MIB}</memory><vcpu>1</vcpu>
   <cpu mode='custom'><model>qemu64</model></cpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/><bios useserial='yes'/></os>
+  <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}<boot dev='hd'/></os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
   <devices>

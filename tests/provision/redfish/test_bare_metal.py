@@ -52,12 +52,16 @@ pytestmark = [
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[BareMetal]:
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[BareMetal]:
     """A blank machine; what tells a provider of it is in `lab.json` beside its console."""
-    metal = BareMetal(NAME, MAC, tmp_path / "console")
+    metal = BareMetal(NAME, MAC, tmp_path / "console", uefi=getattr(request, "param", False))
     with bare_metal(tmp_path, metal) as bmc:
         (tmp_path / "lab.json").write_text(json.dumps({"url": bmc.url, "ca": str(bmc.ca_file)}))
-        yield metal
+        try:
+            yield metal
+        finally:
+            for pid in boot_servers(tmp_path):  # of the ktool that was killed, if the test went no further
+                processes.end(pid, timeout=5)
 
 
 def provider(folder: Path) -> RedfishProvider:
@@ -163,3 +167,14 @@ def test_from_blank_to_installed_and_back(machine: BareMetal, tmp_path: Path) ->
     assert only(again.find()).state is MachineState.ABSENT
     again.cleanup(print)
     assert not LabState(tmp_path / "state").provider("redfish").exists()
+
+
+@pytest.mark.skipif(not emulated_metal.OVMF.exists(), reason="no UEFI firmware: apt-get install ovmf")
+@pytest.mark.parametrize("machine", [True], indirect=True, ids=["uefi"])
+def test_with_uefi(machine: BareMetal, tmp_path: Path) -> None:
+    assert create(str(tmp_path))
+    endpoint = provider(tmp_path).endpoint(lab(tmp_path).machines[0], print, timeout=60)
+    with reach(endpoint, timeout=SECONDS, report=print) as connection:
+        assert connection.run(["test", "-d", "/sys/firmware/efi"]).status == 0
+    emulated_metal.cut_power(NAME)
+    assert provider(tmp_path).remove(NAME, print)

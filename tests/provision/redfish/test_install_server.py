@@ -62,7 +62,7 @@ def test_an_installation(server: InstallServer, installing: Installing) -> None:
     assert ask(f"{url}/done", f"/dev/vda {KEY}")[0] == 200
     heard: list[str] = []
     assert installing.wait(heard.append, first=5) == Installed(host_key=KEY, disk="/dev/vda", address="127.0.0.1")
-    assert heard == ["booting from the network", "loading piece-0000, 1 of 1 files", "writing", "installed on /dev/vda"]
+    assert heard == ["booting from the network", "loading piece-0000: 0 %", "writing", "installed on /dev/vda"]
 
 
 def test_nobody_else_gets_or_says_anything(server: InstallServer, installing: Installing) -> None:
