@@ -24,10 +24,13 @@ down: ## remove everything that `make up` made on this machine
 
 test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=...)
 	@scripts/setup kubectl provision-tests
+	@.venv/bin/python -m provision.machine_image >/dev/null # takes package sources, which tests do not have
 	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 test-lab: ## whole labs in their complete form: VMs, Vagrant, bare metal (half an hour)
 	@scripts/setup kubectl provision-tests
+	@.venv/bin/python -m provision.machine_image >/dev/null
+	@.venv/bin/python -m provision.providers.redfish >/dev/null
 	@scripts/in-netns .venv/bin/python -m pytest -m lab $(PYTEST_ARGS)
 
 test-systemd: ## `make up` on a fresh Debian with systemd, booted for it (its files are kept in SYSTEMD_CACHE)
