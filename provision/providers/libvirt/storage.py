@@ -53,9 +53,9 @@ class Storage:
 
     def ensure(self, report: Report) -> bool:
         """Have the pool defined and running; True if something had to be done."""
-        handle = self._find()
         changed = False
-        with doing(f"the storage pool {self.pool} cannot be made"):
+        with self._uploading, doing(f"the storage pool {self.pool} cannot be made"):
+            handle = self._find()
             if handle is None:
                 report(f"making the storage pool {self.pool}")
                 handle = self._connection.handle.storagePoolDefineXML(pool_xml(self.pool, self.path))
