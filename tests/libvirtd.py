@@ -106,7 +106,8 @@ def _known() -> Path:
 def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
-            argv,
+            # With the test, however that ends.
+            ["setpriv", "--pdeathsig", "KILL", *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
