@@ -43,6 +43,9 @@ def _from_up_to_destroy(lab: VagrantLab, names: list[str], record: Callable[[str
     assert _failed(said) == dict.fromkeys(names, (0, 0))
     assert stat.S_IMODE((lab.kept / "kubeconfig").stat().st_mode) == 0o600
     assert _ready(lab) == dict.fromkeys(names, "True")
+    if len(names) == 3:
+        shown = lab.inventory()
+        assert all(name in shown for name in names)
 
     said = lab.vagrant("provision")
     assert _changed(said) == dict.fromkeys(names, 0), said[-6000:]

@@ -38,7 +38,8 @@ class VagrantLab:
     """Vagrant in the checkout, with its files in `folder`; `took` are the seconds of each command, by its name."""
 
     def __init__(self, folder: Path, *, workers: int, settings: Mapping[str, str] | None = None) -> None:
-        self.kept = folder / "dot"
+        self.kept = folder / ".vagrant"
+        self._folder = folder
         self.took: dict[str, float] = {}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("VAGRANT", "ANSIBLE"))},
@@ -59,6 +60,13 @@ class VagrantLab:
         """Run `ktool ARGUMENTS` on the cluster, with the kubeconfig that Vagrant left."""
         argv = [KTOOL, "--kubeconfig", str(self.kept / "kubeconfig"), *arguments]
         return self._run("ktool", argv, check=True, timeout=120)
+
+    def inventory(self) -> str:
+        """What ktool understands of inventories/vagrant.yml beside these files; it is for a master and two workers."""
+        example = self._folder / "inventories/vagrant.yml"
+        example.parent.mkdir(exist_ok=True)
+        shutil.copy(CHECKOUT / "inventories/vagrant.yml", example)
+        return self._run("inventory", [KTOOL, "inventory", "show", "-i", str(example)], check=True, timeout=120)
 
     def make_box(self) -> None:
         """Have the box ready; `vagrant up` would do it as well."""
