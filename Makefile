@@ -48,7 +48,8 @@ format: setup ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: setup ## measure start-up, memory and throughput, printed as a table (BENCH_ARGS=...)
+bench: setup-provision ## measure start-up, memory and throughput, printed as a table (BENCH_ARGS=...)
+	@.venv/bin/python -m provision.machine_image >/dev/null
 	@scripts/in-netns .venv/bin/python -m bench $(BENCH_ARGS)
 
 lock: ## compile constraints.txt from pyproject.toml (versions and hashes)

@@ -33,6 +33,7 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "store": lambda: _store(quick),
         "scheduler": lambda: module("scheduler").run(decisions=100 if quick else 300),  # type: ignore[attr-defined]
         "proxy": lambda: _proxy(quick),
+        "labs": lambda: module("labs").run(hosts=3 if quick else 5),  # type: ignore[attr-defined]
     }
 
 

@@ -1,0 +1,172 @@
+"""Labs: a virtual machine against the same image booted by hand, five SSH hosts against one, a run with nothing to do.
+
+The machines are emulated or share this kernel, and all of them these cores: the ratios say more than the seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.figure import Figure
+from provision.bundle.archive import ArchiveRole, archives
+from provision.inventory.lab import ImageSettings
+from provision.lab_state import cache_dir
+from provision.machine_image.prepare import virtual_image
+from provision.machine_image.vagrant_box import CPU_FEATURES
+from provision.providers.libvirt.provider import KERNEL_ARGUMENTS
+from provision.providers.libvirt.seed import oem_strings
+from provision.ssh.keys import ensure_key
+
+KTOOL = str(Path(sys.executable).with_name("ktool"))
+SSH_SECONDS = 300.0
+
+
+def run(*, hosts: int = 5) -> list[Figure]:
+    """All figures of labs; needs root, the namespace of `make bench`, and an image (python -m provision.machine_image)."""
+    from tests import libvirtd, machines
+
+    if why := libvirtd.missing() or machines.missing():
+        raise RuntimeError(why)
+    with tempfile.TemporaryDirectory(prefix="ktbench-", dir="/var/tmp") as folder:
+        return [*_virtual(Path(folder)), *_physical(Path(folder), hosts)]
+
+
+def _virtual(folder: Path) -> list[Figure]:
+    from tests import libvirtd
+
+    group = "one virtual machine (libvirt, emulated)"
+    lab = folder / "vm.yml"
+    lab.write_text(
+        yaml.safe_dump(
+            {
+                "all": {
+                    "vars": {
+                        "ktool_lab": "bench-vm",
+                        "ktool_provider": "libvirt",
+                        "ktool_network": {"mode": "isolated", "cidr": "10.82.0.0/24"},
+                    },
+                    "children": {"masters": {"hosts": {"b1": {}}}},
+                }
+            }
+        )
+    )
+    with libvirtd.private_libvirtd():
+        # The image is made once for a version of ktool; both start from it.
+        _ktool(folder, "lab", "image", "-i", str(lab))
+        floor = _by_hand(folder)
+        try:
+            made = _create(folder, lab)
+            again = _create(folder, lab)
+        finally:
+            _ktool(folder, "lab", "destroy", "--yes", "-i", str(lab))
+    total = made["seconds"]
+    return [
+        Figure(group, "floor: the image by hand with QEMU, until SSH answers", floor, "s"),
+        Figure(
+            group, "`ktool lab create` to a Ready node", total, "s", 1.5 * floor + 20, note="target: 1.5 × floor + 20 s"
+        ),
+        *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in made["phases"].items()),
+        Figure(group, "run again, nothing to do", again["seconds"], "s"),
+    ]
+
+
+def _by_hand(folder: Path) -> float:
+    """Seconds from the start of QEMU until a command over SSH has ended, with the image that the lab has too."""
+    layer = archives(cache_dir())[ArchiveRole.CONTROL].path
+    image = virtual_image(ImageSettings(), cache_dir(), lambda line: None, layer=layer)
+    assert image.boot is not None
+    key = folder / "key"
+    public = ensure_key(key)
+    disk = folder / "floor.qcow2"
+    backing = ["-o", f"backing_file={image.disk},backing_fmt=qcow2"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(disk)], check=True, timeout=30)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-m", "1024", "-display", "none"]
+    argv += ["-cpu", ",".join(["qemu64", *(f"+{feature}" for feature in CPU_FEATURES)]), "-no-reboot"]
+    argv += [
+        "-kernel",
+        str(image.boot.kernel),
+        "-initrd",
+        str(image.boot.initrd),
+        "-append",
+        f"{KERNEL_ARGUMENTS} console=ttyS0",
+    ]
+    argv += ["-drive", f"file={disk},if=virtio,format=qcow2", "-serial", f"file:{folder / 'floor.console'}"]
+    argv += ["-nic", f"user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-rng-pci"]
+    for text in oem_strings("floor", public):
+        argv += ["-smbios", f"type=11,value={text}"]
+    ssh = ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
+    ssh += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1", "true"]
+    began = time.monotonic()
+    machine = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while subprocess.run(ssh, capture_output=True, timeout=60, check=False).returncode:
+            if time.monotonic() - began > SSH_SECONDS or machine.poll() is not None:
+                raise RuntimeError("the image does not boot by hand")
+            time.sleep(0.2)
+        return time.monotonic() - began
+    finally:
+        machine.kill()
+        machine.wait(10)
+        disk.unlink()
+
+
+def _physical(folder: Path, count: int) -> list[Figure]:
+    from tests import machines
+
+    group = f"SSH hosts ({count} nspawn machines on these cores)"
+    names = [f"h{number}" for number in range(1, count + 1)]
+    with machines.machines(names) as hosts:
+        for host in hosts:
+            host.eventually("docker version")
+        one = folder / "one.yml"
+        one.write_text(machines.inventory({"masters": hosts[:1]}, lab="bench-one"))
+        alone = _create(folder, one)["seconds"]
+        _ktool(folder, "lab", "destroy", "--yes", "-i", str(one))
+        all_of_them = folder / "all.yml"
+        groups: dict[str, Sequence[machines.Host]] = {"masters": hosts[:1], "workers": hosts[1:]}
+        all_of_them.write_text(machines.inventory(groups, lab="bench-all"))
+        together = _create(folder, all_of_them)
+        again = _create(folder, all_of_them)["seconds"]
+        _ktool(folder, "lab", "destroy", "--yes", "-i", str(all_of_them))
+    return [
+        Figure(group, "one host to a Ready node", alone, "s"),
+        Figure(group, f"{count} hosts to Ready nodes", together["seconds"], "s"),
+        Figure(group, f"{count} hosts against one", together["seconds"] / alone, "×", 1.5),
+        *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in together["phases"].items()),
+        Figure(group, f"{count} hosts, nothing to do", again, "s", 10.0),
+    ]
+
+
+def _create(folder: Path, inventory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_ktool(folder, "lab", "create", "-o", "json", "-i", str(inventory)))
+    return found
+
+
+def _ktool(folder: Path, *arguments: str) -> str:
+    env = {**os.environ, "KTOOL_LABS": str(folder / "labs")}
+    done = subprocess.run(
+        [KTOOL, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"ktool {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
+    return done.stdout
