@@ -23,8 +23,8 @@ from provision.bundle.archive import ArchiveRole, archives
 from provision.inventory.lab import ImageSettings
 from provision.lab_state import cache_dir
 from provision.machine_image.prepare import virtual_image
+from provision.machine_image.recipe import KERNEL_ARGUMENTS
 from provision.machine_image.vagrant_box import CPU_FEATURES
-from provision.providers.libvirt.provider import KERNEL_ARGUMENTS
 from provision.providers.libvirt.seed import oem_strings
 from provision.ssh.keys import ensure_key
 
@@ -33,7 +33,7 @@ SSH_SECONDS = 300.0
 
 
 def run(*, hosts: int = 5) -> list[Figure]:
-    """All figures of labs; needs root, the namespace of `make bench`, and an image (python -m provision.machine_image)."""
+    """All figures of labs; needs root, the namespace of `make bench`, and a built image."""
     from tests import libvirtd, machines
 
     if why := libvirtd.missing() or machines.missing():
