@@ -18,6 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "up": "Bring this machine up as a cluster: Docker Engine, master, agent",
         "join": "Make this machine a node of a cluster whose master runs elsewhere",
         "down": "Remove all of it again, and show that nothing is left",
+        "reset": "The same on any machine of a lab, and what remains there afterwards",
         "status": "Nodes with their real CPU and memory, the roles' health, pods",
     },
     "The cluster": {

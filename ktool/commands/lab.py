@@ -116,6 +116,8 @@ def create_command(
     )
     with shown([machine.name for machine in lab.machines]) as progress:
         result = run(create(lab, state, archives, progress, options))
+    if bundle is not None and result.kubeconfig is not None:
+        _push_images(lab, state, bundle)
     if output == "json":
         _print_as_data(result)
     else:
@@ -285,6 +287,20 @@ def archives_for(bundle: Path | None) -> dict[ArchiveRole, Archive]:
     from provision.lab_state import cache_dir
 
     return archives(cache_dir(), bundle=bundle, report=lambda line: click.echo(f"· {line}", err=True))
+
+
+def _push_images(lab: Lab, state: LabState, bundle: Path) -> None:
+    """Bring the container images of a bundle to the machines that run pods."""
+    import tempfile
+
+    from provision.bundle.bundle_file import unpack_images
+    from provision.lab.image_push import push
+
+    with tempfile.TemporaryDirectory(prefix="ktool-images-") as folder:
+        for name, archive in unpack_images(bundle, Path(folder)).items():
+            pushed = run(push(lab, state, archive, {}))
+            for machine, error in pushed.errors.items():
+                click.secho(f"✗ {machine}: image {name}: {error}", fg="red", err=True)
 
 
 def _print_plan(lab: Lab, actions: list[Action]) -> None:

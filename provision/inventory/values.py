@@ -45,6 +45,11 @@ def text(value: Any) -> str:
     return str(value).strip()
 
 
+def anything(value: Any) -> Any:
+    """Whatever it is; somebody else looks at it."""
+    return value
+
+
 def whole_number(low: int, high: int | None = None) -> Callable[[Any], int]:
     """A number from `low` up to and including `high`."""
     wanted = f"a whole number from {low}" + (f" to {high}" if high is not None else " up")

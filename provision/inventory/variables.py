@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from provision.inventory import values
@@ -27,6 +28,14 @@ class Variable:
     parse: Callable[[Any], Any]
     of_lab: bool = False
     secret: bool = False
+
+
+class Supervisor(StrEnum):
+    """What keeps ktool's services running on a machine."""
+
+    AUTO = "auto"
+    SYSTEMD = "systemd"
+    SUPERVISORD = "supervisord"
 
 
 _LAB = (
@@ -72,6 +81,14 @@ _MACHINE = (
     Variable("ktool_redfish_proxy_dhcp", values.boolean),
 )
 
+# For the roles alone (docs/ansible.md): they go there as they are.
+_ROLES = (
+    Variable("ktool_packages", values.anything),
+    Variable("ktool_remove_packages", values.boolean),
+    Variable("ktool_supervisor", values.one_of(Supervisor)),
+    Variable("ktool_ready_timeout", values.whole_number(1, 86400)),
+)
+
 # Ansible's own, as far as they say how a machine is reached; the others stay Ansible's.
 _CONNECTION = (
     Variable("ansible_host", values.text),
@@ -103,7 +120,7 @@ NETWORK_KEYS = {
     "bridge": "ktool_network_bridge",
 }
 
-VARIABLES = {variable.name: variable for variable in (*_LAB, *_MACHINE, *_CONNECTION)}
+VARIABLES = {variable.name: variable for variable in (*_LAB, *_MACHINE, *_ROLES, *_CONNECTION)}
 
 
 def unknown(name: str) -> bool:

@@ -9,7 +9,6 @@ from kube.errors import KtoolError
 from provision.inventory.lab import ImageSettings, Lab, ProviderName
 from provision.machine_image.disk import BASE_GIB, disk
 from provision.machine_image.fetch import fetch
-from provision.machine_image.purpose import Purpose
 from provision.machine_image.recipe import is_built, recipe_for
 from provision.machine_image.root import BootFiles, boot_files, root
 from provision.providers.provider import Report
@@ -60,10 +59,10 @@ def prepare_images(
                 prepared[name] = virtual_image(image, cache, report, layer=layer)
             case ProviderName.NSPAWN:
                 prepared[name] = _root(image, cache, report, layer=layer)
-            case ProviderName.REDFISH if is_built(image):
-                prepared[name] = root(recipe_for(image, purpose=Purpose.METAL), cache, report, layer=layer)
             case ProviderName.REDFISH:
-                prepared[name] = fetch(image, cache, report).path
+                from provision.providers.redfish.artifacts import artifacts  # which builds on this package
+
+                prepared[name] = artifacts(image, cache, report, layer=layer).disk.folder
     return prepared
 
 

@@ -23,7 +23,7 @@ PROVIDERS = {
     "lab.yml": {ProviderName.LIBVIRT},
     "nspawn.yml": {ProviderName.NSPAWN},
     "physical.yml": {ProviderName.SSH},
-    "bare-metal.yml": {ProviderName.REDFISH},
+    "bare-metal.yml": {ProviderName.REDFISH, ProviderName.SSH},
 }
 # not read as labs: one is refused, the others show the live cluster (test_dynamic_inventory)
 OTHERS = {"three-masters.yml", "cluster.ktool.yml", "cluster.sh", "vagrant.yml"}
