@@ -143,7 +143,9 @@ def _take(name: str, applied: Applied, result: RunResult) -> None:
         applied.error = KtoolError(f"{name}: Ansible did nothing there", found=f"see {result.log}")
         return
     applied.error = host.error(name)
-    if host.changed:
+    applied.did += host.did
+    applied.remains += host.remains
+    if host.changed and not applied.did:
         applied.did.append(f"{host.changed} of {host.ok} tasks changed something")
 
 

@@ -117,10 +117,13 @@ async def plan_create(lab: Lab, state: LabState, archives: Mapping[ArchiveRole, 
         return plan(lab, await seen(open_lab, found), wants(open_lab, archives))
 
 
-def archive_role(machine: Machine) -> ArchiveRole:
-    """Machines that ktool makes share one image, so they all carry the master's runtime; of the others, workers get
-    only what an agent needs."""
-    return ArchiveRole.CONTROL if machine.is_master or machine.provider in MAKING else ArchiveRole.AGENT
+def runtimes(machine: Machine, archives: Mapping[ArchiveRole, Archive]) -> tuple[str, ...]:
+    """Keys of the archives that serve a machine. Those that ktool makes share one image, which has the master's baked
+    in; of the others, workers get only what an agent needs."""
+    control, agent = archives[ArchiveRole.CONTROL].key, archives[ArchiveRole.AGENT].key
+    if machine.is_master:
+        return (control,)
+    return (control, agent) if machine.provider in MAKING else (agent, control)
 
 
 def wants(open_lab: OpenLab, archives: Mapping[ArchiveRole, Archive]) -> dict[str, Wanted]:
@@ -134,7 +137,7 @@ def wants(open_lab: OpenLab, archives: Mapping[ArchiveRole, Archive]) -> dict[st
             found[machine.name] = wanted(
                 lab,
                 machine,
-                runtime=archives[archive_role(machine)].key,
+                runtimes=runtimes(machine, archives),
                 address=open_lab.address(machine),
                 tls_sans=[*(open_lab.address(b) for b in balancers), *([endpoint] if endpoint else [])],
             )

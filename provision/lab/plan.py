@@ -64,9 +64,12 @@ class Seen:
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a machine's ktool is to be: everything that the roles on it depend on. `runtime` is the archive's key."""
+    """What a machine's ktool is to be: everything that the roles on it depend on.
 
-    runtime: str
+    `runtimes` are the keys of the archives that serve it (a master's serves a worker too), the first for a new one.
+    """
+
+    runtimes: tuple[str, ...]
     name: str
     address: str
     roles: tuple[str, ...]
@@ -87,14 +90,17 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def digest(self) -> str:
-        """Changes when, and only when, the machine has to be gone over again."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """Changes when, and only when, the machine has to be gone over again; runtimes are compared by themselves."""
+        settings = msgspec.structs.replace(self, runtimes=())
+        return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()
 
 
-def wanted(lab: Lab, machine: Machine, *, runtime: str, address: str, tls_sans: Sequence[str] = ()) -> Wanted:
+def wanted(
+    lab: Lab, machine: Machine, *, runtimes: Sequence[str], address: str, tls_sans: Sequence[str] = ()
+) -> Wanted:
     """The settings of one machine; `address` is the one at which the others reach it."""
     return Wanted(
-        runtime=runtime,
+        runtimes=tuple(runtimes),
         name=machine.name,
         address=address,
         roles=tuple(sorted(machine.roles)),
@@ -140,11 +146,12 @@ def deeds(actions: Sequence[Action]) -> list[Action]:
 def differences(installed: Installed, want: Wanted) -> list[str]:
     """In words, what on a machine is not as it should be; empty if it need not be touched."""
     found: list[str] = []
-    if installed.runtime != want.runtime:
+    if want.services and installed.runtime not in want.runtimes:
+        wanted_key = want.runtimes[0][:12]
         found.append(
-            f"node runtime {installed.runtime[:12]} → {want.runtime[:12]}"
+            f"node runtime {installed.runtime[:12]} → {wanted_key}"
             if installed.runtime
-            else f"install node runtime {want.runtime[:12]}"
+            else f"install node runtime {wanted_key}"
         )
     missing = sorted(want.services - installed.services, reverse=True)
     if missing:

@@ -17,7 +17,7 @@ LAB = Lab(name="lab", source=Path("lab.yml"), machines=(MASTER, WORKER))
 
 
 def want(machine: Machine) -> Wanted:
-    return wanted(LAB, machine, runtime="abc", address="192.0.2.1", tls_sans=("192.0.2.9",))
+    return wanted(LAB, machine, runtimes=("abc", "abd"), address="192.0.2.1", tls_sans=("192.0.2.9",))
 
 
 WANTS = {machine.name: want(machine) for machine in LAB.machines}
@@ -133,12 +133,21 @@ def test_a_machine_outside_of_the_inventory_is_told_not_removed() -> None:
     ],
 )
 def test_the_digest_follows_what_the_roles_depend_on(changed: dict[str, object]) -> None:
-    other = wanted(LAB, replace(WORKER, **changed), runtime="abc", address="192.0.2.1")  # type: ignore[arg-type]
+    other = wanted(LAB, replace(WORKER, **changed), runtimes=("abc", "abd"), address="192.0.2.1")  # type: ignore[arg-type]
     assert other.digest != want(WORKER).digest
 
 
 def test_the_digest_ignores_the_rest() -> None:
     assert want(replace(WORKER, memory_mib=4096, groups=("x",), variables={"a": 1})).digest == want(WORKER).digest
+
+
+def test_a_masters_runtime_serves_a_worker_as_well() -> None:
+    assert differences(installed(WORKER, runtime="abd"), want(WORKER)) == []
+
+
+def test_a_machine_with_no_part_in_the_cluster_needs_no_runtime() -> None:
+    balancer = replace(WORKER, roles=frozenset({Role.LOAD_BALANCER}), runs_agent=False)
+    assert differences(Installed(applied=want(balancer).digest), want(balancer)) == []
 
 
 def test_a_machine_without_a_node_needs_no_agent() -> None:
