@@ -132,6 +132,21 @@ async def label(client: Client, name: str, labels: Mapping[str, str]) -> bool:
     return bool(missing)
 
 
+async def annotation(client: Client, name: str, key: str) -> str:
+    """A Node's annotation; empty if it has none, or there is no such Node."""
+    try:
+        return ((await client.get(core_v1.Node, name)).metadata.annotations or {}).get(key, "")
+    except ApiError as error:
+        if error.code == 404:
+            return ""
+        raise
+
+
+async def annotate(client: Client, name: str, key: str, value: str | None) -> None:
+    """Set a Node's annotation; None removes it."""
+    await client.patch(core_v1.Node, name, {"metadata": {"annotations": {key: value}}})
+
+
 def save_kubeconfig(state: LabState, master: Shell, *, server: str) -> bool:
     """Fetch the administrator's kubeconfig from the master and keep it with the server's outside URL; True if it is
     new or differs from the one that is kept."""

@@ -22,8 +22,9 @@ from kube.errors import KtoolError
 from kube.status import ApiError
 from provision import lock
 from provision.bundle.archive import Archive, ArchiveRole
-from provision.inventory.lab import Lab, Machine
+from provision.inventory.lab import Lab, Machine, Role
 from provision.lab import apply, cluster
+from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
 from provision.lab.plan import MAKING, Action, Seen, Wanted, deeds, differences, plan, wanted
@@ -189,7 +190,10 @@ class _Creation:
     @property
     def _machines(self) -> tuple[Machine, ...]:
         only = self._options.only
-        return tuple(m for m in self._lab.machines if not only or m.name in only or m.is_master)
+        # A load balancer's address is among the master's settings: without it they would change back and forth.
+        return tuple(
+            m for m in self._lab.machines if not only or m.name in only or m.is_master or Role.LOAD_BALANCER in m.roles
+        )
 
     def _well(self) -> list[Machine]:
         return [machine for machine in self._machines if self._results[machine.name].error is None]
@@ -218,6 +222,7 @@ class _Creation:
         phase("install")
         server = await self._ready()
         phase("ready")
+        self._close_journal()
         state = self._open.state
         return LabResult(
             tuple(self._results.values()),
@@ -227,6 +232,14 @@ class _Creation:
             self._phases,
         )
 
+    def _close_journal(self) -> None:
+        """What was under way on a machine that is as it should be is over, whoever began it."""
+        for name, result in self._results.items():
+            if result.error is None:
+                self._journal.forget(name)
+        if not any(result.error for result in self._results.values()):
+            self._journal.forget("")
+
     async def _prepare(self, found: Mapping[str, Found]) -> None:
         """Images and networks, for the providers that have a machine to make."""
         for name, provider in self._open.providers.items():
@@ -234,7 +247,10 @@ class _Creation:
             if name not in MAKING or all(found[m.name].state is MachineState.RUNNING for m in mine):
                 continue
             try:
-                with doing(self._progress, self._journal, "", LabStep.IMAGE) as step:
+                with (
+                    machine_errors("images and networks"),
+                    doing(self._progress, self._journal, "", LabStep.IMAGE) as step,
+                ):
                     step.changed = await asyncio.to_thread(provider.prepare, mine, step.report)
                     step.result = "images and networks are there"
             except KtoolError as error:
@@ -246,8 +262,12 @@ class _Creation:
         if result.error is not None:
             return
         try:
-            await self._make(machine, found, result)
-            with doing(self._progress, self._journal, machine.name, LabStep.REACH) as step:
+            with machine_errors(machine.name):
+                await self._make(machine, found, result)
+            with (
+                machine_errors(machine.name),
+                doing(self._progress, self._journal, machine.name, LabStep.REACH) as step,
+            ):
                 facts = await self._open.reach(machine, step.report, timeout=self._options.boot_timeout)
                 step.unchanged(f"{facts.os_id} {facts.os_version}, {self._open.address(machine)}")
         except KtoolError as error:
@@ -344,17 +364,30 @@ class _Creation:
             return ""
         connection = await self._open.master_connection()
         server = f"https://{self._open.endpoints[master.name].address}:{self._lab.api_port}"
-        await asyncio.to_thread(cluster.save_kubeconfig, self._open.state, connection, server=server)
+        try:
+            with machine_errors(master.name):
+                await asyncio.to_thread(cluster.save_kubeconfig, self._open.state, connection, server=server)
+        except KtoolError as error:
+            self._results[master.name].fail(error)
+            return ""
         waiting = [machine.name for machine in self._well() if machine.runs_agent]
         async with cluster.connected(self._open.state, connection, port=self._lab.api_port) as client:
             await asyncio.gather(*(self._wait(client, name) for name in waiting))
             for machine in self._well():
-                if machine.runs_agent and await cluster.label(client, machine.name, machine.labels):
-                    self._results[machine.name].did.append("labels set")
+                await self._label(client, machine)
         for machine in self._well():
             result = self._results[machine.name]
             result.outcome = Outcome.READY if result.did else Outcome.UNCHANGED
         return server
+
+    async def _label(self, client: Client, machine: Machine) -> None:
+        result = self._results[machine.name]
+        try:
+            with machine_errors(machine.name):
+                if machine.runs_agent and await cluster.label(client, machine.name, machine.labels):
+                    result.did.append("labels set")
+        except KtoolError as error:
+            result.fail(error)
 
     async def _wait(self, client: Client, name: str) -> None:
         try:

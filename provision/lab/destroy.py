@@ -13,6 +13,7 @@ from kube.errors import KtoolError
 from provision import lock
 from provision.inventory.lab import Lab, Machine
 from provision.lab import apply
+from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
 from provision.lab.plan import MAKING
@@ -22,9 +23,10 @@ from provision.providers.provider import Found, MachineState
 
 @dataclass(slots=True)
 class Destroyed:
-    """What was removed, in words, and what could not be: by machine name, or "" for the lab as a whole."""
+    """What was removed and what remains on machines that stay, in words, and what could not be removed: by machine name, or "" for the lab as a whole."""
 
     removed: list[str] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
     errors: dict[str, KtoolError] = field(default_factory=dict)
 
 
@@ -68,7 +70,10 @@ class _Destruction:
         machine = self._open.lab.machine(found.name)
         providers = [self._open.provider(machine)] if machine else list(self._open.providers.values())
         try:
-            with doing(self._progress, self._journal, found.name, LabStep.REMOVE) as step:
+            with (
+                machine_errors(found.name),
+                doing(self._progress, self._journal, found.name, LabStep.REMOVE) as step,
+            ):
                 step.changed = False
                 for provider in providers:
                     step.changed |= await asyncio.to_thread(provider.remove, found.name, step.report)
@@ -84,7 +89,7 @@ class _Destruction:
         reached = []
         for machine in machines:
             try:
-                with doing(self._progress, None, machine.name, LabStep.REACH) as step:
+                with machine_errors(machine.name), doing(self._progress, None, machine.name, LabStep.REACH) as step:
                     await self._open.reach(machine, step.report, timeout=LOOK_SECONDS)
                     step.unchanged()
                 reached.append(machine.name)
@@ -100,3 +105,4 @@ class _Destruction:
             else:
                 self._journal.forget(name)
                 self._result.removed += [f"{name}: {what}" for what in one.did]
+                self._result.remains += [f"{name}: {what}" for what in one.remains]

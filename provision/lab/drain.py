@@ -24,6 +24,14 @@ FINISHED = frozenset({"Succeeded", "Failed"})
 MIRROR = "kubernetes.io/config.mirror"
 
 
+class PodsWouldBeLost(KtoolError):
+    """There are pods on the node that nobody would replace; the node is as it was."""
+
+
+class DrainTimedOut(KtoolError):
+    """Pods are still there; the node stays cordoned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Eviction:
     """What draining a node means for its pods: those to evict, those that stay (with the reason), and those that
@@ -76,19 +84,22 @@ async def drain(
 ) -> list[str]:
     """Cordon a node and evict its pods; gives their names once they are gone.
 
-    KtoolError if pods would be lost (without `force`; the node is left as it was), or are still there after `timeout`
+    PodsWouldBeLost (without `force`; the node is left as it was), DrainTimedOut if pods are still there after `timeout`
     seconds (the node stays cordoned).
     """
     now = clock or SystemClock()
+    # Before looking: what is bound to the node after the look would be neither evicted nor waited for.
+    cordoned = await cordon(client, node)
     todo = plan(await _pods(client, node))
     if todo.lost and not force:
-        raise KtoolError(
+        if cordoned:
+            await cordon(client, node, unschedulable=False)
+        raise PodsWouldBeLost(
             f"pods on {node} have no controller: nobody would replace them",
             found=", ".join(map(full_name, todo.lost)),
             wanted="pods of Deployments, ReplicaSets and the like",
             mend="delete them, or go on with --force and lose them",
         )
-    await cordon(client, node)
     deadline = now.monotonic() + timeout
     waiting = {pod.metadata.uid: pod for pod in (*todo.evict, *todo.lost)}
     asked: set[str | None] = set()
@@ -101,7 +112,7 @@ async def drain(
         for uid in gone:
             report(f"{full_name(waiting.pop(uid))} is gone")
         if waiting and now.monotonic() > deadline:
-            raise KtoolError(
+            raise DrainTimedOut(
                 f"pods on {node} do not go",
                 found=", ".join(map(full_name, waiting.values())),
                 wanted=f"gone within {timeout:g} s",

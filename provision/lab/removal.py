@@ -46,7 +46,7 @@ async def remove_machine(
     """Take a machine out of its lab; it need not be in the inventory any more. KtoolError if it is the master, if
     there is no such machine, or where a step fails (a second call goes on)."""
     machine = lab.machine(name)
-    if machine is not None and machine.is_master and not options.keep_machine:
+    if machine is not None and machine.is_master:
         raise KtoolError(
             f"{name} is the lab's master",
             found="the only one: the cluster lives there",
@@ -90,6 +90,10 @@ class _Removal:
                 for provider in providers:
                     await asyncio.to_thread(provider.remove, self._name, step.report)
             self._result.did.append("machine removed, with its disks")
+        if machine is None and not self._result.did and found is None:
+            self._result.remains.append(
+                f"ktool on {self._name}, which the inventory does not have: `ktool reset` there"
+            )
         if had_node:
             # Not before: an agent that still runs registers its Node again.
             await self._delete_node()
@@ -120,7 +124,7 @@ class _Removal:
                         force=self._options.force,
                         report=step.report,
                     )
-                except KtoolError:
+                except drain.DrainTimedOut:
                     # A node that is gone for good never tells that its pods have ended.
                     if not self._options.force and views[self._name].ready:
                         raise

@@ -107,7 +107,9 @@ def problem(
         }[found.state]
     if unreached:
         return unreached
-    if machine.runs_agent and node is None and looked:
+    if not looked:
+        return "is not looked at before there is a lab: ktool lab create makes it"
+    if machine.runs_agent and node is None:
         return "has no node in the cluster"
     if machine.runs_agent and node is not None and not node.ready:
         return f"node is not Ready: {node.why}"

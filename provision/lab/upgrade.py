@@ -9,20 +9,26 @@ node is broken is better than one in which all are. Running it again goes on wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from kube.client import Client
 from kube.errors import KtoolError
+from kube.status import ApiError
 from provision import lock
 from provision.bundle.archive import Archive, ArchiveRole
 from provision.inventory.lab import Lab, Machine
 from provision.lab import apply, cluster, drain
 from provision.lab.create import wants
+from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import OpenLab, installed, opened
 from provision.lab.plan import Wanted, differences
 from provision.lab_state import LabState
+
+# Annotation of a Node that an upgrade has cordoned.
+CORDONED = "ktool.io/cordoned-by-upgrade"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +104,14 @@ class _Upgrade:
         machines = order(self._open.lab.machines, names)
         for number, machine in enumerate(machines):
             missing = differences(installed(self._open.facts[machine.name]), all_wants[machine.name])
-            if not missing:
-                result.current.append(machine.name)
-                continue
             try:
-                await self._one(machine, all_wants, missing)
+                with machine_errors(machine.name):
+                    if not missing:
+                        # An upgrade that was killed may have finished all but this.
+                        await self._uncordon(machine)
+                        result.current.append(machine.name)
+                        continue
+                    await self._one(machine, all_wants, missing)
             except KtoolError as error:
                 result.failed, result.error = machine.name, error
                 result.untouched = [m.name for m in machines[number + 1 :]]
@@ -111,8 +120,9 @@ class _Upgrade:
         return result
 
     async def _one(self, machine: Machine, all_wants: Mapping[str, Wanted], missing: list[str]) -> None:
-        cordoned = await self._drain(machine) if machine.runs_agent else False
         try:
+            if machine.runs_agent:
+                await self._drain(machine)
             ended = await apply.apply(
                 self._open,
                 all_wants,
@@ -125,16 +135,19 @@ class _Upgrade:
                 raise error
             if machine.runs_agent:
                 await self._ready(machine)
-        finally:
-            if cordoned:
+        except BaseException:
+            # What went wrong is to be told, not that its node could not be put back besides.
+            with contextlib.suppress(KtoolError, ApiError, ConnectionError, TimeoutError):
                 await self._uncordon(machine)
+            raise
+        await self._uncordon(machine)
 
     async def _client(self) -> Client:
         connection = await self._open.master_connection()
         return await cluster.connect(self._open.state, connection, port=self._open.lab.api_port)
 
-    async def _drain(self, machine: Machine) -> bool:
-        """Move the pods away; True if the node took pods before, and so is to take them again."""
+    async def _drain(self, machine: Machine) -> None:
+        """Move the pods away. A node that took pods before is marked, so that it is put back whoever finds it."""
         client = await self._client()
         try:
             views = await cluster.nodes(client)
@@ -142,12 +155,11 @@ class _Upgrade:
             with doing(self._progress, self._journal, machine.name, LabStep.DRAIN) as step:
                 if machine.name not in views:
                     step.unchanged("has no node")
-                    return False
-                was_schedulable = views[machine.name].schedulable
-                if not others:
+                elif not others:
                     step.unchanged("there is no other node for its pods: they go on here")
-                    return False
-                try:
+                else:
+                    if views[machine.name].schedulable:
+                        await cluster.annotate(client, machine.name, CORDONED, "true")
                     gone = await drain.drain(
                         client,
                         machine.name,
@@ -155,12 +167,7 @@ class _Upgrade:
                         force=self._options.force,
                         report=step.report,
                     )
-                except KtoolError:
-                    if was_schedulable:
-                        await drain.cordon(client, machine.name, unschedulable=False)
-                    raise
-                step.result = f"{len(gone)} pods moved away"
-                return was_schedulable
+                    step.result = f"{len(gone)} pods moved away"
         finally:
             await client.close()
 
@@ -186,8 +193,15 @@ class _Upgrade:
             await client.close()
 
     async def _uncordon(self, machine: Machine) -> None:
+        """Have the node take pods again, if it was an upgrade that had it take none."""
+        if not machine.runs_agent:
+            return
         client = await self._client()
         try:
-            await asyncio.wait_for(drain.cordon(client, machine.name, unschedulable=False), 30)
+            async with asyncio.timeout(60):
+                if await cluster.annotation(client, machine.name, CORDONED) == "true":
+                    await drain.cordon(client, machine.name, unschedulable=False)
+                    await cluster.annotate(client, machine.name, CORDONED, None)
         finally:
             await client.close()
+        self._journal.end(machine.name, LabStep.DRAIN)
