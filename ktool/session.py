@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -169,9 +170,25 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+# Seconds that an interrupted command may take to end what it has begun; labs' steps bear being cut short.
+INTERRUPTED_SECONDS = 8.0
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine to its end."""
-    return asyncio.run(work)
+    return asyncio.run(_interruptible(work))
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Python waits for the threads of an interrupted program without a limit, and one may wait for minutes for a
+    machine to boot."""
+    try:
+        return await work
+    except asyncio.CancelledError:
+        timer = threading.Timer(INTERRUPTED_SECONDS, os._exit, [130])
+        timer.daemon = True
+        timer.start()
+        raise
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -420,6 +420,8 @@ def _print_status(found: LabStatus) -> None:
 def _print_destroyed(lab: Lab, result: Destroyed) -> None:
     for removed in result.removed:
         click.echo(f"removed: {removed}")
+    for remains in result.remains:
+        click.echo(f"remains: {remains}")
     for name, error in result.errors.items():
         click.secho(f"✗ {name or 'lab'}: {error}", fg="red", err=True)
     if result.errors:

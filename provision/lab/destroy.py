@@ -23,7 +23,8 @@ from provision.providers.provider import Found, MachineState
 
 @dataclass(slots=True)
 class Destroyed:
-    """What was removed and what remains on machines that stay, in words, and what could not be removed: by machine name, or "" for the lab as a whole."""
+    """What was removed, and what remains on machines that stay, in words; what could not be removed, by machine name,
+    or "" for the lab as a whole."""
 
     removed: list[str] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
