@@ -135,7 +135,7 @@ def eventually(read: Callable[[], bool], what: str, *, timeout: float = 60) -> N
     deadline = time.monotonic() + timeout
     while not read():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.2)
+        time.sleep(0.2 if timeout <= 60 else 2)  # each look costs an emulated machine seconds
 
 
 def pods_by_node(lab: LabUnderTest) -> dict[str, int]:

@@ -33,6 +33,7 @@ def inventory(*workers: str) -> dict[str, Any]:
                 "ktool_provider": "libvirt",
                 "ktool_network": {"mode": "isolated", "cidr": "10.81.0.0/24"},
                 "ktool_memory_mib": 1024,
+                "ktool_cpus": 2,
             },
             "children": {
                 "masters": {"hosts": {"v1": {"ktool_schedulable": True}}},
