@@ -1,4 +1,4 @@
-"""One `up` or `down` at a time on a data directory."""
+"""One command at a time that changes a data directory, or a lab."""
 
 from __future__ import annotations
 
@@ -21,20 +21,36 @@ def held(data_dir: Path) -> Iterator[None]:
     """
     path = LOCKS / f"ktool{str(data_dir).replace('/', '-')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _locked(path)
     try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the locked file, which is the one at `path`."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):
+                return descriptor
         except BlockingIOError as error:
+            os.close(descriptor)
             raise KtoolError(
-                "another `ktool up` or `ktool down` is at work here",
+                "another ktool command is at work here",
                 found=f"a lock on {path}",
                 wanted="one at a time",
                 mend="wait until it has finished",
             ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
+        # Its holder removed the file after we had opened it: whoever comes next makes, and locks, a new one.
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,21 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with lock.held(Path("/d")):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder before unlinks its file between our open() and our flock()."""
+    monkeypatch.setattr(lock, "LOCKS", tmp_path)
+    real, raced = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not raced:
+            raced.append(descriptor)
+            (tmp_path / "ktool-d.lock").unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock.held(Path("/d")):
+        assert (tmp_path / "ktool-d.lock").exists()
+        with pytest.raises(KtoolError, match="another ktool command is at work here"), lock.held(Path("/d")):
+            pass
