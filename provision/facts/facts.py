@@ -36,7 +36,7 @@ class RemoteFacts(msgspec.Struct, frozen=True, kw_only=True):
     maps kernel features to whether they are there (None: cannot be told from a container). `kubernetes` are running
     programs of another cluster, `kubernetes_files` what one left on the disk. `services` says which of master, agent
     and docker run. `runtime_key` and `applied` are the node runtime that is installed and the digest of the settings
-    applied last (empty: none). `ca_pin` is the pin of the cluster CA that the machine trusts or holds.
+    applied last (empty: none), `lab` the id of the lab that it belongs to. `ca_pin` is the pin of the cluster CA that the machine trusts or holds.
     `skew`: how far the machine's clock is ahead of this one's, known to within `skew_error`. `reached_at`: the address
     by which it was reached. `problems`: what could not be found out, and why.
     """
@@ -77,6 +77,7 @@ class RemoteFacts(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Mapping[str, Any] = {}
     runtime_key: str = ""
     applied: str = ""
+    lab: str = ""
     joined: Joined = Joined()
     ca: str = ""
     package_manager: str = ""

@@ -24,6 +24,8 @@ STATE = "/var/lib/ktool"
 RUNTIME = "/opt/ktool/current"
 # Where `ktool lab create` notes the digest of the settings that it applied last.
 APPLIED = STATE + "/applied"
+# Where a lab notes that the machine is its own.
+LAB = "/opt/ktool/lab"
 DOCKER_SOCKET = "/var/run/docker.sock"
 COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "mount", "nsenter", "busybox", "sudo")
 PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -327,6 +329,7 @@ def _state() -> Dict[str, Any]:
         "runtime": _json(RUNTIME + "/manifest.json"),
         "runtime_key": key if key and os.path.exists(RUNTIME + "/manifest.json") else "",
         "applied": _read(APPLIED),
+        "lab": _read(LAB),
         # the token in this file stays where it is
         "joined": {
             "server": str(join.get("server", "")),

@@ -27,6 +27,7 @@ from provision.lab import apply, cluster
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
+from provision.lab.ownership import claim, pin_of, stranger
 from provision.lab.plan import MAKING, Action, Seen, Wanted, deeds, differences, plan, wanted
 from provision.lab_state import LabState
 from provision.preflight.lab import check_lab
@@ -103,6 +104,7 @@ async def create(
     """Have the lab as the inventory says. What stops a machine is in the result; KtoolError for what stops all."""
     with lock.held(state.path):
         state.create()
+        state.claim(lab.source)
         await asyncio.to_thread(ensure_key, state.identity, comment=f"ktool lab {lab.name}")
         layer = archives[ArchiveRole.CONTROL].path
         async with opened(lab, state, layer=layer, passwords=options.passwords) as open_lab:
@@ -293,6 +295,7 @@ class _Creation:
         if not reached:
             return
         connections = {name: self._open.connections[name] for name in reached}
+        lab_id, pin = self._open.state.id, pin_of(self._open.state.kubeconfig)
         findings = await asyncio.to_thread(check_lab, self._lab, reached, connections, nodes=await self._node_ids())
         for machine in self._well():
             result = self._results[machine.name]
@@ -300,13 +303,15 @@ class _Creation:
             errors = [finding for finding in result.findings if finding.severity is Severity.ERROR]
             try:
                 with doing(self._progress, None, machine.name, LabStep.CHECK) as step:
+                    if foreign := stranger(machine.name, reached[machine.name], lab_id=lab_id, ca_pin=pin):
+                        raise foreign
                     for finding in result.findings:
                         if finding not in errors:
                             step.warning(f"{finding.what} (found: {finding.found}; wanted: {finding.wanted})")
                     if errors:
                         raise PreflightErrors(errors)
                     step.unchanged("fit")
-            except PreflightErrors as error:
+            except KtoolError as error:
                 result.fail(error, outcome=Outcome.LEFT_OUT)
 
     async def _node_ids(self) -> dict[str, str]:
@@ -348,6 +353,15 @@ class _Creation:
                     step.unchanged("as it should be")
         if not todo:
             return
+        for name in list(todo):
+            try:
+                with machine_errors(name):
+                    await asyncio.to_thread(
+                        claim, self._open.connections[name], self._open.facts[name], lab_id=self._open.state.id
+                    )
+            except KtoolError as error:
+                self._results[name].fail(error)
+                del todo[name]
         ended = await apply.apply(
             self._open, all_wants, self._archives, todo, progress=self._progress, journal=self._journal
         )

@@ -16,6 +16,7 @@ from provision.lab import apply
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.ownership import is_bare, pin_of, stranger
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
 from provision.providers.provider import Found, MachineState
@@ -58,7 +59,7 @@ class _Destruction:
     async def run(self) -> None:
         found = await self._open.find()
         foreign = [m for m in self._open.lab.machines if m.provider not in MAKING and m.name in found]
-        made = {name: one for name, one in found.items() if name not in {m.name for m in foreign}}
+        made = {one.name: one for name, one in found.items() if name not in {m.name for m in foreign}}
         await asyncio.gather(self._reset(foreign), *(self._remove(one) for one in made.values()))
         for name, provider in self._open.providers.items():
             if name in MAKING and not any(one in self._result.errors for one in made):
@@ -68,8 +69,8 @@ class _Destruction:
                     self._result.errors[""] = error
 
     async def _remove(self, found: Found) -> None:
-        machine = self._open.lab.machine(found.name)
-        providers = [self._open.provider(machine)] if machine else list(self._open.providers.values())
+        # All of them: the machine may have been another provider's before the inventory changed.
+        providers = [provider for name, provider in self._open.providers.items() if name in MAKING]
         try:
             with (
                 machine_errors(found.name),
@@ -86,14 +87,19 @@ class _Destruction:
             self._result.errors[found.name] = error
 
     async def _reset(self, machines: list[Machine]) -> None:
-        """Clear machines that were there before; those that cannot be reached are errors."""
+        """Clear machines that were there before; those that cannot be reached, or are not this lab's, are errors."""
+        state = self._open.state
+        pin = pin_of(state.kubeconfig)
         reached = []
         for machine in machines:
             try:
                 with machine_errors(machine.name), doing(self._progress, None, machine.name, LabStep.REACH) as step:
-                    await self._open.reach(machine, step.report, timeout=LOOK_SECONDS)
-                    step.unchanged()
-                reached.append(machine.name)
+                    facts = await self._open.reach(machine, step.report, timeout=LOOK_SECONDS)
+                    if foreign := stranger(machine.name, facts, lab_id=state.id, ca_pin=pin):
+                        raise foreign
+                    step.unchanged("nothing of ktool is there" if is_bare(facts) else "")
+                if not is_bare(facts):
+                    reached.append(machine.name)
             except KtoolError as error:
                 self._result.errors[machine.name] = error
         if not reached:

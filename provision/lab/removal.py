@@ -13,6 +13,7 @@ from provision.inventory.lab import Lab
 from provision.lab import apply, cluster, drain
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.ownership import is_bare, pin_of, stranger
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
 from provision.providers.provider import MachineState
@@ -148,11 +149,16 @@ class _Removal:
         machine = self._open.lab.machine(self._name)
         assert machine is not None
         try:
-            await self._open.reach(machine, lambda line: None, timeout=LOOK_SECONDS)
+            facts = await self._open.reach(machine, lambda line: None, timeout=LOOK_SECONDS)
         except KtoolError:
             if not self._options.force:
                 raise
             self._result.remains.append(f"ktool on {self._name}, which does not answer: `ktool reset` on it undoes it")
+            return
+        state = self._open.state
+        if foreign := stranger(self._name, facts, lab_id=state.id, ca_pin=pin_of(state.kubeconfig)):
+            raise foreign
+        if is_bare(facts):
             return
         ended = await apply.reset(self._open, [self._name], progress=self._progress, journal=self._journal)
         if (error := ended[self._name].error) is not None:
