@@ -48,7 +48,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 
 # What concerns this machine, or says by an inventory what it concerns: --via and --lab would be ignored there.
-ON_THIS_MACHINE = frozenset({"up", "join", "down", "image", "lab", "bundle", "certs"})
+ON_THIS_MACHINE = frozenset({"up", "join", "down", "reset", "image", "lab", "bundle", "certs"})
 
 
 class LazyGroup(click.Group):

@@ -49,6 +49,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("way", [("--lab", "x.yml"), ("--via", "ssh://x")])
+@pytest.mark.parametrize("command", ["up", "join", "down", "reset", "image"])
+def test_what_concerns_this_machine_goes_nowhere_else(way: tuple[str, str], command: str) -> None:
+    found = invoke(*way, command)
+    assert found.exit_code == 2
+    assert f"`ktool {command}` does not work through {way[0]}" in found.output
+
+
 def test_a_misspelt_command_gets_the_closest_one() -> None:
     found = invoke("aply")
     assert found.exit_code == 2
