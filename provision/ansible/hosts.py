@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ _CONNECTION_VARIABLES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """A machine for Ansible. `endpoint` None is the machine on which Ansible runs. `variables` may hold secrets."""
+    """A machine for Ansible. One whose endpoint is `local` is the machine on which Ansible runs; so is one without an
+    endpoint, whose tasks run as whoever runs Ansible. `variables` may hold secrets."""
 
     name: str
     endpoint: Endpoint | None
@@ -97,8 +99,8 @@ def host_variables(host: Host, files: SSHFiles) -> dict[str, Any]:
         if name not in _CONNECTION_VARIABLES and not name.startswith("ansible_ssh_")
     }
     own.setdefault("ansible_python_interpreter", PYTHON)
-    if host.endpoint is None:
-        return {**own, "ansible_connection": "local", "ansible_become": False}
+    if host.endpoint is None or host.endpoint.local:
+        return {**own, "ansible_connection": "local", **_become(host.endpoint, user=here())}
     endpoint = host.endpoint
     reached: dict[str, Any] = {
         "ansible_connection": "ssh",
@@ -108,13 +110,23 @@ def host_variables(host: Host, files: SSHFiles) -> dict[str, Any]:
         # Ansible gives ssh an option of its own for it, before ours.
         "ansible_ssh_timeout": max(1, round(endpoint.connect_timeout)),
         "ansible_ssh_common_args": shlex.join(ssh_arguments(host.name, endpoint, files)),
-        "ansible_become": endpoint.become and endpoint.user != "root",
     }
     if endpoint.password:
         reached["ansible_password"] = endpoint.password
-    if endpoint.become_password:
-        reached["ansible_become_password"] = endpoint.become_password
-    return {**own, **reached}
+    return {**own, **reached, **_become(endpoint, user=endpoint.user)}
+
+
+def here() -> str:
+    """Who runs Ansible: "root", or an empty string for anybody else, whose name does not matter."""
+    return "root" if os.geteuid() == 0 else ""
+
+
+def _become(endpoint: Endpoint | None, *, user: str) -> dict[str, Any]:
+    """Ansible's variables about becoming root."""
+    found: dict[str, Any] = {"ansible_become": endpoint is not None and endpoint.become and user != "root"}
+    if endpoint is not None and endpoint.become_password:
+        found["ansible_become_password"] = endpoint.become_password
+    return found
 
 
 def ssh_arguments(name: str, endpoint: Endpoint, files: SSHFiles) -> list[str]:
@@ -164,7 +176,7 @@ def known_hosts(hosts: Sequence[Host]) -> str:
     """The pinned keys of machines and jump hosts, a line each, under the names that HostKeyAlias gives them."""
     lines = []
     for host in hosts:
-        if host.endpoint is None:
+        if host.endpoint is None or host.endpoint.local:
             continue
         lines += [f"{host.name} {key}" for key in host.endpoint.host_keys]
         for number, endpoint in enumerate(jumps(host.endpoint)):

@@ -18,7 +18,6 @@ from provision.ansible.hosts import Host, of_machine
 from provision.ansible.run import run
 from provision.bundle.archive import Archive, ArchiveRole
 from provision.facts.probe import APPLIED
-from provision.inventory.lab import ProviderName
 from provision.lab.events import Doing, LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import OpenLab
 from provision.lab.plan import Wanted
@@ -84,7 +83,7 @@ def hosts(open_lab: OpenLab, wants: Mapping[str, Wanted]) -> list[Host]:
             of_machine(
                 lab,
                 machine,
-                None if machine.provider is ProviderName.LOCAL else open_lab.endpoints[machine.name],
+                open_lab.endpoints[machine.name],
                 address=open_lab.address(machine),
                 server=server,
                 tls_sans=want.tls_sans if want else (),

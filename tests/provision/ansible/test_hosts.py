@@ -88,6 +88,21 @@ def test_this_machine() -> None:
     assert hosts.known_hosts([Host(name="here", endpoint=None)]) == ""
 
 
+@pytest.mark.parametrize(("user", "become", "wanted"), [("root", True, False), ("", True, True), ("", False, False)])
+def test_root_on_this_machine(monkeypatch: pytest.MonkeyPatch, user: str, become: bool, wanted: bool) -> None:
+    monkeypatch.setattr(hosts, "here", lambda: user)
+    endpoint = Endpoint(
+        name="here", address="10.0.0.1", local=True, become=become, become_password="secret", host_keys=(KEY,)
+    )
+    host = Host(name="here", endpoint=endpoint)
+    variables = hosts.host_variables(host, FILES)
+    assert variables["ansible_connection"] == "local"
+    assert variables["ansible_become"] is wanted
+    assert variables["ansible_become_password"] == "secret"
+    assert "ansible_host" not in variables
+    assert hosts.known_hosts([host]) == ""
+
+
 def test_jump_hosts_are_passed_in_order(tmp_path: Path) -> None:
     """As OpenSSH itself understands it."""
     outer = Endpoint(name="gate", address="198.51.100.1", user="me", host_keys=(KEY,), identity_files=(Path("/outer"),))
