@@ -1,5 +1,7 @@
 """What ktool keeps of a lab on the machine from which it is made.
 
+    id                     the lab's own identifier, by which what was made elsewhere is known to be this lab's
+    source                 the inventory's path
     ssh/id_ed25519(.pub)   the lab's own key, which machines made by ktool let in
     ssh/known_hosts        host keys that were pinned when the machines were made, by machine name
     kubeconfig             the administrator's, with the master's own address
@@ -12,10 +14,16 @@ The folder is under `$KTOOL_LABS`, else `/var/lib/ktool-labs` for root and `$XDG
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from kube.errors import KtoolError
+from kube.files import write_secret
+from provision import mounts
 
 LABS_VARIABLE = "KTOOL_LABS"
 CACHE_VARIABLE = "KTOOL_CACHE"
@@ -79,11 +87,71 @@ class LabState:
         """A provider's own folder."""
         return self.path / "providers" / name
 
+    @property
+    def id_file(self) -> Path:
+        """Where the lab's identifier is kept."""
+        return self.path / "id"
+
+    @property
+    def id(self) -> str:
+        """The lab's identifier, a UUID: labs of the same name differ in it. Empty before `create`."""
+        try:
+            return self.id_file.read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+    @property
+    def source_file(self) -> Path:
+        """Where the path of the lab's inventory is kept."""
+        return self.path / "source"
+
     def create(self) -> None:
-        """Make the folder; it holds keys, so it is its owner's only."""
+        """Make the folder, with an identifier; it holds keys, so it is its owner's only."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
+        if self.id:
+            return
+        # Several providers may get here at once: a link is made whole, and by one of them only.
+        descriptor, fresh = tempfile.mkstemp(dir=self.path, prefix=".id-")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"{uuid.uuid4()}\n")
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, self.id_file)
+        finally:
+            Path(fresh).unlink()
+
+    def claim(self, source: Path) -> None:
+        """Note that the lab is this inventory's. KtoolError if it is another one's, which is still there."""
+        wanted = source.resolve()
+        noted = self.source_file.read_text().strip() if self.source_file.exists() else ""
+        if noted == str(wanted):
+            return
+        if noted and Path(noted).exists() and not (wanted.exists() and Path(noted).samefile(wanted)):
+            raise KtoolError(
+                f"another inventory has a lab of the name {self.path.name}",
+                found=noted,
+                wanted=f"a name that no other inventory than {wanted} has",
+                mend=f"name this one's otherwise (ktool_lab: another-name), or remove the other lab first: "
+                f"ktool lab destroy -i {noted}. If both mean the same lab, remove {self.source_file}",
+            )
+        self.create()
+        write_secret(self.source_file, f"{wanted}\n".encode())
 
     def remove(self) -> None:
-        """Remove the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder and all in it. KtoolError, and nothing removed, while a provider has machines there."""
+        if left := [path for path in sorted((self.path / "providers").glob("*")) if _holds_something(path)]:
+            raise KtoolError(
+                f"the lab's folder {self.path} cannot be removed",
+                found=f"machines, or what they shared, are left: {', '.join(path.name for path in left)}",
+                wanted="nothing of the lab's machines",
+                mend="ktool lab destroy again",
+            )
+        try:
+            mounts.remove_tree(self.path)
+        except OSError as error:
+            raise KtoolError(f"the lab's folder {self.path} cannot be removed", found=str(error)) from error
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(not one.is_dir() or one.is_symlink() for one in path.rglob("*"))

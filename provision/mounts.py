@@ -74,6 +74,6 @@ def remove_tree(path: Path) -> None:
             f"{path} cannot be removed",
             found=f"mounted below it: {', '.join(mounted)}",
             wanted="no mounts, for removing would empty what is mounted",
-            mend=f"umount {mounted[0]}, then ktool down again",
+            mend=f"umount {mounted[0]}, then the same command again",
         )
     shutil.rmtree(path)

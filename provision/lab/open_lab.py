@@ -71,11 +71,15 @@ class OpenLab:
         return self.providers[machine.provider]
 
     async def find(self) -> dict[str, Found]:
-        """Every machine as its provider sees it, the inventory's first."""
-        found = await asyncio.gather(*(asyncio.to_thread(p.find) for p in self.providers.values()))
-        everything = {one.name: one for several in found for one in several}
-        known = {m.name: everything.pop(m.name) for m in self.lab.machines if m.name in everything}
-        return known | everything
+        """Every machine as its provider sees it, the inventory's first; then those that it does not know. One that was
+        made by another provider than the inventory's has that in its key: "NAME (PROVIDER)"."""
+        looks = await asyncio.gather(*(asyncio.to_thread(p.find) for p in self.providers.values()))
+        every = [(provider, one) for provider, several in zip(self.providers, looks, strict=True) for one in several]
+        known = {one.name: one for _, one in every if one.known}
+        extra = [(provider, one) for provider, one in every if not one.known]
+        return {m.name: known[m.name] for m in self.lab.machines if m.name in known} | {
+            f"{one.name} ({provider})" if one.name in known else one.name: one for provider, one in extra
+        }
 
     async def reach(self, machine: Machine, report: Report, *, timeout: float) -> RemoteFacts:
         """Connect to a running machine and look at it. KtoolError if it does not answer within `timeout` seconds."""

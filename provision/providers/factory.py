@@ -8,13 +8,19 @@ from provision.inventory.lab import Lab, Machine, ProviderName
 from provision.lab_state import LabState
 from provision.providers.provider import Provider
 
+# They have a folder in the lab's from the first thing they make until the last is removed.
+_REMEMBERING = (ProviderName.LIBVIRT, ProviderName.NSPAWN, ProviderName.REDFISH)
+
 
 def providers_for(lab: Lab, state: LabState, *, layer: Path | None = None) -> dict[ProviderName, Provider]:
-    """A provider for each kind of machine in the lab. `layer` is the node runtime that is baked into images.
+    """A provider for each kind of machine in the lab, and for those kinds of which something was made for it before:
+    the inventory may have changed since. `layer` is the node runtime that is baked into images.
 
     KtoolError if a library or a service that a provider needs is missing.
     """
-    return {name: _provider(name, lab, state, layer) for name in dict.fromkeys(m.provider for m in lab.machines)}
+    remembered = [name for name in _REMEMBERING if state.provider(name.value).exists()]
+    names = dict.fromkeys([*(machine.provider for machine in lab.machines), *remembered])
+    return {name: _provider(name, lab, state, layer) for name in names}
 
 
 def provider_for(lab: Lab, state: LabState, machine: Machine) -> Provider:
