@@ -165,9 +165,10 @@ def missing(error: libvirt.libvirtError) -> bool:
 
 def lookup(find: Any, name: str) -> Handle:
     """What one of libvirt's lookup functions finds; None if there is nothing of that name."""
-    try:
-        return find(name)
-    except libvirt.libvirtError as error:
-        if missing(error):
-            return None
-        raise
+    with doing(f"libvirt does not tell whether there is {name}"):
+        try:
+            return find(name)
+        except libvirt.libvirtError as error:
+            if missing(error):
+                return None
+            raise

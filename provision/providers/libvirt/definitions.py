@@ -29,6 +29,7 @@ class DomainSettings:
     name: str
     uuid: str
     lab: str
+    lab_id: str
     machine: str
     version: str
     image: str
@@ -65,6 +66,7 @@ class DomainFacts:
 
     name: str
     lab: str = ""
+    lab_id: str = ""
     machine: str = ""
     image: str = ""
     port: int = 0
@@ -89,7 +91,7 @@ def domain_xml(settings: DomainSettings) -> str:
     return _templates().get_template("domain.xml.j2").render(d=settings, namespace=NAMESPACE)
 
 
-def network_xml(network: Network, hosts: Mapping[str, str], *, names: Mapping[str, str], domain: str) -> str:
+def network_xml(network: Network, hosts: Mapping[str, str], *, names: Mapping[str, str], domain: str, uuid: str) -> str:
     """The definition of an own network; `hosts` maps hardware addresses to fixed ones, `names` to machines' names."""
     cidr = ipaddress.IPv4Network(f"{network.address}/{network.prefix}", strict=False)
     template = _templates().get_template("network.xml.j2")
@@ -97,6 +99,7 @@ def network_xml(network: Network, hosts: Mapping[str, str], *, names: Mapping[st
         n=network,
         nat=network.mode is NetworkMode.NAT,
         domain=domain,
+        uuid=uuid,
         first=str(cidr[2]),
         last=str(cidr[-2]),
         hosts=[(mac, ip, names.get(mac, "")) for mac, ip in hosts.items()],
@@ -109,10 +112,11 @@ def host_xml(mac: str, address: str, name: str) -> str:
     return f"<host mac={quoteattr(mac)}{named} ip={quoteattr(address)}/>"
 
 
-def pool_xml(name: str, path: str) -> str:
+def pool_xml(name: str, path: str, uuid: str) -> str:
     """A storage pool that is a folder."""
     pool = ET.Element("pool", type="dir")
     ET.SubElement(pool, "name").text = name
+    ET.SubElement(pool, "uuid").text = uuid
     target = ET.SubElement(pool, "target")
     ET.SubElement(target, "path").text = path
     # QEMU's own user reads the disks, but has no need to list them.
@@ -149,6 +153,7 @@ def read_domain(text: str) -> DomainFacts:
     return DomainFacts(
         name=root.findtext("name", ""),
         lab=mark.get("lab", ""),
+        lab_id=mark.get("id", ""),
         machine=mark.get("name", ""),
         image=mark.get("image", ""),
         port=int(mark.get("port") or 0),

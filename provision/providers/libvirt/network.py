@@ -13,17 +13,21 @@ import libvirt
 from kube.errors import KtoolError
 from provision.command import attempt, run
 from provision.inventory.lab import Lab, NetworkMode
+from provision.lab_state import LabState
 from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
 from provision.providers.libvirt.definitions import host_xml, network_xml, read_network
 from provision.providers.libvirt.names import addresses, mac_of, network_of, ours
+from provision.providers.libvirt.ownership import require_same_lab
 from provision.providers.provider import Report
 
 
 class LabNetwork:
-    """The network of one lab. Own ones are recognised by their bridge's name, which follows from the lab's."""
+    """The network of one lab. Own ones are recognised by their bridge's name, which follows from the lab's, and their
+    UUID, which is the lab's id."""
 
-    def __init__(self, connection: Connection, lab: Lab) -> None:
+    def __init__(self, connection: Connection, lab: Lab, state: LabState) -> None:
         self._connection = connection
+        self._state = state
         self._lab = lab
         self.wanted = network_of(lab)
         self._changing = threading.Lock()
@@ -45,7 +49,11 @@ class LabNetwork:
                 self._require_free_range()
                 report(f"making the network {self.wanted.name} ({self._range})")
                 text = network_xml(
-                    self.wanted, addresses(self._lab, self.wanted), names=self._names(), domain=self._lab.name
+                    self.wanted,
+                    addresses(self._lab, self.wanted),
+                    names=self._names(),
+                    domain=self._lab.name,
+                    uuid=self._state.id,
                 )
                 with doing(f"the network {self.wanted.name} cannot be made"):
                     handle = self._connection.handle.networkDefineXML(text)
@@ -97,6 +105,7 @@ class LabNetwork:
             handle = self._look(self.wanted.name)
             if handle is None or read_network(handle.XMLDesc())[0] != self.wanted.bridge:
                 return False
+            self._require_own(handle)
             with doing(f"the network {self.wanted.name} cannot be removed"):
                 if handle.isActive():
                     handle.destroy()
@@ -125,6 +134,7 @@ class LabNetwork:
                 wanted=f"a name that is free, or the bridge {self.wanted.bridge}",
                 mend="name another (ktool_network), or use that one: ktool_network_mode: existing",
             )
+        self._require_own(handle)
         if address != f"{self.wanted.address}/{self.wanted.prefix}":
             raise KtoolError(
                 f"the network {self.wanted.name} has other addresses than the inventory wants",
@@ -133,6 +143,10 @@ class LabNetwork:
                 mend="put the old ktool_network_cidr back, or make the lab anew: ktool lab destroy, ktool lab create",
             )
         return handle
+
+    def _require_own(self, handle: Handle) -> None:
+        what = f"the network {self.wanted.name}"
+        require_same_lab(what, lab=self._lab.name, other=handle.UUIDString(), state=self._state)
 
     def _require_existing(self) -> None:
         if self.wanted.bridge:

@@ -18,7 +18,9 @@ from pathlib import Path
 import libvirt
 
 from kube.errors import KtoolError
-from provision.inventory.lab import Lab, Machine, NetworkMode
+from kube.files import write_secret
+from provision import mounts
+from provision.inventory.lab import Lab, Machine, NetworkMode, ProviderName
 from provision.lab_state import LabState, cache_dir
 from provision.machine_image.prepare import VirtualImage
 from provision.machine_image.recipe import KERNEL_ARGUMENTS, is_built
@@ -37,6 +39,7 @@ from provision.providers.libvirt.names import (
     require_distinct,
 )
 from provision.providers.libvirt.network import LabNetwork
+from provision.providers.libvirt.ownership import require_same_lab
 from provision.providers.libvirt.seed import nocloud, nocloud_disk, oem_strings
 from provision.providers.libvirt.storage import Storage
 from provision.providers.provider import Found, MachineState, Report
@@ -52,17 +55,25 @@ class LibvirtProvider:
 
     def __init__(self, lab: Lab, state: LabState, *, cache: Path | None = None, layer: Path | None = None) -> None:
         require_distinct(lab)
-        self._lab = lab
         self._state = state
+        # Where machines were made, they are looked for and removed, whatever the inventory says by now.
+        self._asked_uri = lab.libvirt_uri
+        self._note = state.provider(ProviderName.LIBVIRT.value) / "uri"
+        noted = self._note.read_text().strip() if self._note.exists() else ""
+        self._lab = lab = replace(lab, libvirt_uri=noted or lab.libvirt_uri)
         self._connection = Connection(lab.libvirt_uri)
-        self._storage = Storage(self._connection, lab.name)
-        self._network = LabNetwork(self._connection, lab)
+        self._storage = Storage(self._connection, lab.name, state)
+        self._network = LabNetwork(self._connection, lab, state)
         self._images = LabImages(self._connection, self._storage, cache=cache or cache_dir(), layer=layer)
 
     # ---- Provider
 
     def find(self) -> list[Found]:
         """See Provider."""
+        with doing("libvirt does not tell of the lab's machines"):
+            return self._find()
+
+    def _find(self) -> list[Found]:
         domains = {facts.machine: (domain, facts) for domain, facts in self._domains()}
         found = [self._look(machine, *domains.get(machine.name, (None, None))) for machine in ours(self._lab)]
         wanted = {machine.name for machine in ours(self._lab)}
@@ -84,8 +95,12 @@ class LibvirtProvider:
                 wanted="nat, isolated or existing on another host",
                 mend="set ktool_network_mode: nat",
             )
+        self._require_same_place()
         _ = self._connection.handle
         self._state.create()
+        self._domains()  # another lab's of the same name are told before anything is made
+        if not self._note.exists():
+            write_secret(self._note, f"{self._lab.libvirt_uri}\n".encode())
         made = not self._state.identity.exists()
         keys.ensure_key(self._state.identity, comment=f"ktool lab {self._lab.name}")
         made |= self._network.ensure(report)
@@ -103,9 +118,11 @@ class LibvirtProvider:
         """
         changed = self.prepare([machine], report)
         domain = self._domain(machine.name)
-        before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
+        with doing(f"libvirt does not tell of the machine {machine.name}"):
+            before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
+            running = domain is not None and bool(domain.isActive())
         image = self._images.image(machine.image, report)
-        new_disk = self._have_disk(machine, image, report, running=domain is not None and bool(domain.isActive()))
+        new_disk = self._have_disk(machine, image, report, running=running)
         changed |= new_disk
         if before is None or new_disk or self._must_redefine(machine, before):
             report("defining the machine" if before is None else "changing the machine's definition")
@@ -183,13 +200,13 @@ class LibvirtProvider:
 
     def remove(self, name: str, report: Report) -> bool:
         """See Provider."""
-        domain = self._domain(name)
+        domain = next((domain for domain, facts in self._domains() if facts.machine == name), None)
         machine = self._lab.machine(name)
         mac = mac_of(self._lab, machine) if machine is not None else mac_for(self._lab.name, name)
         if domain is not None:
-            mac = read_domain(domain.XMLDesc()).mac or mac
             report("removing the machine")
             with doing(f"{name} cannot be removed"):
+                mac = read_domain(domain.XMLDesc()).mac or mac
                 if domain.isActive():
                     domain.destroy()
                 flags = (
@@ -215,6 +232,7 @@ class LibvirtProvider:
             removed.append(f"storage pool {self._storage.pool}")
         for line in removed:
             report(f"removed the {line}")
+        mounts.remove_tree(self._note.parent)
         self._connection.close()
         return removed
 
@@ -237,20 +255,40 @@ class LibvirtProvider:
     # ---- looking
 
     def _domains(self) -> list[tuple[Handle, DomainFacts]]:
-        """The domains with this lab's tag."""
+        """The domains with this lab's tag. KtoolError if there are some of another lab of its name."""
         found = []
-        for domain in self._connection.handle.listAllDomains():
-            with contextlib.suppress(libvirt.libvirtError):  # removed meanwhile, or without our element
-                domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
-                facts = read_domain(domain.XMLDesc())
-                if facts.lab == self._lab.name:
+        with doing("libvirt does not tell which machines there are"):
+            domains = self._connection.handle.listAllDomains()
+            for domain in domains:
+                facts = _tagged(domain)
+                if facts is not None and facts.lab == self._lab.name:
+                    self._require_ours(facts)
                     found.append((domain, facts))
         return found
+
+    def _require_ours(self, facts: DomainFacts) -> None:
+        what = f"the virtual machine {facts.name}"
+        require_same_lab(what, lab=self._lab.name, other=facts.lab_id, state=self._state)
+
+    def _require_same_place(self) -> None:
+        if self._asked_uri != self._lab.libvirt_uri:
+            raise KtoolError(
+                "the lab's machines were made by another libvirt than the inventory names",
+                found=f"ktool_libvirt_uri: {self._asked_uri}",
+                wanted=self._lab.libvirt_uri,
+                mend="put that back, or remove the lab first: ktool lab destroy",
+            )
 
     def _domain(self, name: str) -> Handle:
         """The machine's domain; None if there is none. KtoolError if the one of that name is not ours."""
         domain = lookup(self._connection.handle.lookupByName, domain_name(self._lab.name, name))
-        if domain is not None and read_domain(domain.XMLDesc()).lab != self._lab.name:
+        if domain is None:
+            return None
+        with doing(f"libvirt does not tell of the machine {name}"):
+            facts = read_domain(domain.XMLDesc())
+        if facts.lab == self._lab.name:
+            self._require_ours(facts)
+        else:
             raise KtoolError(
                 f"there is a virtual machine {domain.name()} that this lab has not made",
                 found="it does not carry the lab's mark in its metadata",
@@ -373,6 +411,7 @@ class LibvirtProvider:
             name=domain_name(self._lab.name, name),
             uuid=domain_uuid(self._lab.name, name),
             lab=self._lab.name,
+            lab_id=self._state.id,
             machine=name,
             version=importlib.metadata.version("ktool"),
             image=label(machine.image) if key == image.key or before is None else before.image,
@@ -410,6 +449,17 @@ class LibvirtProvider:
         mac = mac_of(self._lab, machine)
         same_place = before.port > 0 or before.mac == mac
         return (before.memory_mib, before.cpus) != (machine.memory_mib, machine.cpus) or not same_place
+
+
+def _tagged(domain: Handle) -> DomainFacts | None:
+    """What a domain with our tag says; None of one without it, or that was removed meanwhile."""
+    try:
+        domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+        return read_domain(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
+            return None
+        raise
 
 
 def _free_port() -> int:

@@ -16,7 +16,9 @@ from pathlib import Path
 import libvirt
 
 from kube.errors import KtoolError
+from provision.lab_state import LabState
 from provision.machine_image.cache import MIB
+from provision.providers.libvirt import volume_names
 from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
 from provision.providers.libvirt.definitions import (
     pool_xml,
@@ -26,6 +28,7 @@ from provision.providers.libvirt.definitions import (
     volume_xml,
 )
 from provision.providers.libvirt.names import pool_name
+from provision.providers.libvirt.ownership import require_same_lab
 from provision.providers.provider import Report
 
 _BUSY_SECONDS = 120.0
@@ -44,8 +47,10 @@ class Volume:
 class Storage:
     """The pool of one lab."""
 
-    def __init__(self, connection: Connection, lab: str) -> None:
+    def __init__(self, connection: Connection, lab: str, state: LabState) -> None:
         self._connection = connection
+        self._lab = lab
+        self._state = state
         self.pool = pool_name(lab)
         self.path = connection.place.pool_path(self.pool) if connection.place.uri else ""
         # A pool does one thing at a time; uploads of the same file would disturb each other.
@@ -58,7 +63,7 @@ class Storage:
             handle = self._find()
             if handle is None:
                 report(f"making the storage pool {self.pool}")
-                handle = self._connection.handle.storagePoolDefineXML(pool_xml(self.pool, self.path))
+                handle = self._connection.handle.storagePoolDefineXML(pool_xml(self.pool, self.path, self._state.id))
                 changed = True
             if not handle.isActive():
                 handle.build()
@@ -159,7 +164,10 @@ class Storage:
         return True
 
     def remove(self) -> bool:
-        """Remove the pool with all that is in it; True if there was one. KtoolError if its folder is not ours."""
+        """Remove the pool with what ktool keeps in it; True if there was one.
+
+        KtoolError if its folder is not ours, or holds files that are not: they stay, and so does the pool.
+        """
         handle = self._find()
         if handle is None:
             return False
@@ -169,8 +177,19 @@ class Storage:
                     handle.create()
             if handle.isActive():
                 self._refresh()
+                foreign = []
                 for volume in handle.listAllVolumes():
-                    volume.delete()
+                    if volume_names.is_ours(volume.name()):
+                        volume.delete()
+                    else:
+                        foreign.append(volume.name())
+                if foreign:
+                    raise KtoolError(
+                        f"the storage pool {self.pool} stays",
+                        found=f"files that are not ktool's: {', '.join(sorted(foreign))}",
+                        wanted="nothing in it but what ktool has made",
+                        mend=f"move them out of {self.path}, then run the same command again",
+                    )
                 handle.destroy()
                 handle.delete()
             handle.undefine()
@@ -185,6 +204,9 @@ class Storage:
                 wanted=self.path,
                 mend="give the lab another name (ktool_lab), or rename the pool",
             )
+        if handle is not None:
+            what = f"the storage pool {self.pool}"
+            require_same_lab(what, lab=self._lab, other=handle.UUIDString(), state=self._state)
         return handle
 
     def _volume(self, name: str) -> Handle:

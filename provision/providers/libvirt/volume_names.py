@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+# The last is what virtlogd makes of a long log.
+_OURS = re.compile(
+    r"base-[0-9A-Za-z]+\.(disk|vmlinuz|initrd)|[0-9a-z][0-9a-z.-]*\.(qcow2|seed\.iso|console\.log(\.\d+)?)"
+)
+
+
+def is_ours(name: str) -> bool:
+    """Whether ktool calls a file so."""
+    return _OURS.fullmatch(name) is not None
+
 
 def disk(machine: str) -> str:
     """A machine's own disk, a linked clone of a base."""

@@ -14,6 +14,7 @@ from provision.providers.libvirt.definitions import (
     domain_xml,
     host_xml,
     network_xml,
+    pool_xml,
     read_domain,
     read_network,
     read_volume_backing,
@@ -23,10 +24,12 @@ from provision.providers.libvirt.definitions import (
 from provision.providers.libvirt.drift import Wanted, differences
 from tests.provision.libvirt.labs import lab, network
 
+ID = "0f3c0a52-7f0e-4a43-9d0e-3a8a52f4c6d1"
 SETTINGS = DomainSettings(
     name="lab-m1",
     uuid="6b8d3b1e-0000-4000-8000-000000000001",
     lab="lab",
+    lab_id=ID,
     machine="m1",
     version="1",
     image="debian-12",
@@ -59,6 +62,7 @@ SETTINGS = DomainSettings(
 def test_a_domain_reads_back_as_it_was_written(settings: DomainSettings) -> None:
     facts = read_domain(domain_xml(settings))
     assert (facts.name, facts.lab, facts.machine, facts.image) == ("lab-m1", "lab", "m1", "debian-12")
+    assert facts.lab_id == ID
     assert (facts.memory_mib, facts.cpus, facts.type) == (1024, 2, settings.type)
     assert (facts.disk, facts.console) == (settings.disk, settings.console)
     assert facts.port == settings.forwarded_port
@@ -87,7 +91,7 @@ def test_a_network_reads_back(mode: NetworkMode) -> None:
     one = lab("m1", "m2", network=network(mode))
     wanted = names.network_of(one)
     hosts = names.addresses(one, wanted)
-    text = network_xml(wanted, hosts, names={names.mac_for("lab", "m1"): "m1"}, domain="lab")
+    text = network_xml(wanted, hosts, names={names.mac_for("lab", "m1"): "m1"}, domain="lab", uuid=ID)
     assert read_network(text) == (wanted.bridge, hosts, "192.168.150.1/24")
     root = ET.fromstring(text)
     assert (root.find("forward") is not None) == (mode is NetworkMode.NAT)
@@ -118,8 +122,12 @@ def test_libvirt_takes_the_definitions() -> None:
         assert read_domain(domain.XMLDesc()).lab == "lab"
         one = lab("m1")
         wanted = names.network_of(one)
-        made = connection.networkDefineXML(network_xml(wanted, names.addresses(one, wanted), names={}, domain="lab"))
+        made = connection.networkDefineXML(
+            network_xml(wanted, names.addresses(one, wanted), names={}, domain="lab", uuid=ID)
+        )
         assert read_network(made.XMLDesc())[0] == wanted.bridge
+        assert made.UUIDString() == ID
+        assert connection.storagePoolDefineXML(pool_xml("ktool-lab", "/pool", ID)).UUIDString() == ID
     finally:
         connection.close()
 
