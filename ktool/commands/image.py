@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ktool.commands import options
 from ktool.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from provision.lab.open_lab import Passwords
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 
@@ -61,9 +66,15 @@ def list_images(session: Session, docker_socket: Path | None) -> None:
 )
 @click.option("-l", "--limit", "only", multiple=True, metavar="MACHINE", help="Only these machines.")
 @docker_socket_option
+@options.passwords
 @pass_session
 def push(
-    session: Session, images: tuple[str, ...], inventory: Path, only: tuple[str, ...], docker_socket: Path | None
+    session: Session,
+    images: tuple[str, ...],
+    inventory: Path,
+    only: tuple[str, ...],
+    docker_socket: Path | None,
+    passwords: Passwords,
 ) -> None:
     """Bring images to all machines of a lab, over SSH.
 
@@ -83,7 +94,9 @@ def push(
             if not archive.is_file():
                 archive, ids = saved(image, socket=docker_socket or engine_socket(session))
                 made = archive
-            result = run(push_to(lab, state, archive, ids, only, lambda line: click.echo(f"· {line}", err=True)))
+            result = run(
+                push_to(lab, state, archive, ids, only, lambda line: click.echo(f"· {line}", err=True), passwords)
+            )
         finally:
             if made is not None:
                 made.unlink(missing_ok=True)

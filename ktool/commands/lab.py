@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ktool.commands import options as shared
 from ktool.session import run
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from provision.inventory.lab import Lab
     from provision.lab.create import LabResult, MachineResult
     from provision.lab.destroy import Destroyed
+    from provision.lab.open_lab import Passwords
     from provision.lab.plan import Action
     from provision.lab.status import LabStatus
     from provision.lab.upgrade import Upgraded
@@ -74,8 +76,7 @@ def command() -> None:
 )
 @click.option("--ready-timeout", type=float, default=240.0, show_default=True, help="Seconds until a node is Ready.")
 @click.option("-o", "--output", type=click.Choice(("json",)), help="How it ended, as data.")
-@click.option("-k", "--ask-pass", is_flag=True, help="Ask for the SSH password (as Ansible does).")
-@click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for the password of sudo, if it is another.")
+@shared.passwords
 def create_command(
     inventory: Path,
     only: tuple[str, ...],
@@ -85,8 +86,7 @@ def create_command(
     boot_timeout: float,
     ready_timeout: float,
     output: str | None,
-    ask_pass: bool,
-    ask_become_pass: bool,
+    passwords: Passwords,
 ) -> None:
     """Have the machines of an inventory, and the cluster on them.
 
@@ -95,35 +95,32 @@ def create_command(
     """
     from ktool.output.machines import shown
     from provision.lab.create import CreateOptions, create, plan_create
-    from provision.lab.open_lab import Passwords
 
     lab, state = read_lab(inventory, only)
     archives = archives_for(bundle)
-    if plan_only:
-        actions = run(plan_create(lab, state, archives))
-        _print_plan(lab, actions)
-        raise SystemExit(2 if any(action.mark != "!" for action in actions) else 0)
     options = CreateOptions(
         boot_timeout=boot_timeout,
         ready_timeout=ready_timeout,
         reapply=reapply,
         only=frozenset(only),
-        # before the live table takes the terminal
-        passwords=Passwords(
-            login=click.prompt("SSH password", hide_input=True, err=True) if ask_pass else "",
-            become=click.prompt("Password for sudo", hide_input=True, err=True) if ask_become_pass else "",
-        ),
+        passwords=passwords,
     )
+    if plan_only:
+        actions = run(plan_create(lab, state, archives, options))
+        _print_plan(lab, actions)
+        raise SystemExit(2 if any(action.mark != "!" for action in actions) else 0)
     with shown([machine.name for machine in lab.machines]) as progress:
         result = run(create(lab, state, archives, progress, options))
+    pushed = True
     if bundle is not None and result.kubeconfig is not None:
-        _push_images(lab, state, bundle)
+        pushed = _push_images(lab, state, bundle, only, passwords)
     if output == "json":
         _print_as_data(result)
     else:
         print_result(lab, result)
     if result.failed:
         print_findings(result)
+    if result.failed or not pushed:
         raise SystemExit(1)
 
 
@@ -134,6 +131,7 @@ def create_command(
 @click.option("--drain-timeout", type=float, default=300.0, show_default=True, help="Seconds for a node's pods to go.")
 @click.option("--ready-timeout", type=float, default=240.0, show_default=True, help="Seconds until a node is Ready.")
 @click.option("--force", is_flag=True, help="Go on where pods without a controller are lost.")
+@shared.passwords
 def upgrade_command(
     inventory: Path,
     only: tuple[str, ...],
@@ -141,6 +139,7 @@ def upgrade_command(
     drain_timeout: float,
     ready_timeout: float,
     force: bool,
+    passwords: Passwords,
 ) -> None:
     """Bring a lab to this ktool, one machine after the other: drain, install, verify, uncordon.
 
@@ -151,7 +150,7 @@ def upgrade_command(
 
     lab, state = read_lab(inventory, only)
     options = UpgradeOptions(
-        drain_timeout=drain_timeout, ready_timeout=ready_timeout, force=force, only=frozenset(only)
+        drain_timeout=drain_timeout, ready_timeout=ready_timeout, force=force, only=frozenset(only), passwords=passwords
     )
     with shown([machine.name for machine in lab.machines]) as progress:
         result = run(upgrade(lab, state, archives_for(bundle), progress, options))
@@ -161,7 +160,8 @@ def upgrade_command(
 @command.command("status")
 @inventory_option
 @click.option("-o", "--output", type=click.Choice(("json",)), help="The same as data.")
-def status_command(inventory: Path, output: str | None) -> None:
+@shared.passwords
+def status_command(inventory: Path, output: str | None, passwords: Passwords) -> None:
     """Show each machine of a lab: as its provider, its inside and the cluster see it.
 
     Exit status 1 when something is not well.
@@ -169,7 +169,7 @@ def status_command(inventory: Path, output: str | None) -> None:
     from provision.lab.status import status
 
     lab, state = read_lab(inventory)
-    found = run(status(lab, state))
+    found = run(status(lab, state, passwords))
     if output == "json":
         import msgspec
 
@@ -183,7 +183,8 @@ def status_command(inventory: Path, output: str | None) -> None:
 @command.command("destroy")
 @inventory_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def destroy_command(inventory: Path, yes: bool) -> None:
+@shared.passwords
+def destroy_command(inventory: Path, yes: bool, passwords: Passwords) -> None:
     """Remove a lab: machines that ktool made go, those that were there before lose ktool.
 
     Only what ktool made is touched. Asks first, unless --yes.
@@ -194,21 +195,28 @@ def destroy_command(inventory: Path, yes: bool) -> None:
     from provision.lab.plan import MAKING
 
     lab, state = read_lab(inventory)
-    there = run(what_there_is(lab, state))
+    there = run(what_there_is(lab, state, passwords))
     if not there and not state.path.exists():
         click.echo(f"There is nothing of the lab {lab.name}.")
         return
     if not yes:
-        made = [one.name for one in there if (m := lab.machine(one.name)) is None or m.provider in MAKING]
+        off = [m.name for m in lab.machines if m.provider is ProviderName.REDFISH]
+        made = [
+            one.name
+            for one in there
+            if one.name not in off and ((m := lab.machine(one.name)) is None or m.provider in MAKING)
+        ]
         kept = [m.name for m in lab.machines if m.provider in (ProviderName.SSH, ProviderName.LOCAL)]
         click.echo(f"The lab {lab.name}:")
         if made:
             click.echo(f"  machines to be removed, with their disks: {', '.join(made)}")
+        if off:
+            click.echo(f"  machines to be switched off, with what is on their disks: {', '.join(off)}")
         if kept:
             click.echo(f"  machines that stay and lose ktool and its pods: {', '.join(kept)}")
         click.confirm("Remove it?", abort=True)
     with shown([one.name for one in there]) as progress:
-        result = run(destroy(lab, state, progress))
+        result = run(destroy(lab, state, progress, passwords))
     _print_destroyed(lab, result)
     if result.errors:
         raise SystemExit(1)
@@ -289,18 +297,21 @@ def archives_for(bundle: Path | None) -> dict[ArchiveRole, Archive]:
     return archives(cache_dir(), bundle=bundle, report=lambda line: click.echo(f"· {line}", err=True))
 
 
-def _push_images(lab: Lab, state: LabState, bundle: Path) -> None:
-    """Bring the container images of a bundle to the machines that run pods."""
+def _push_images(lab: Lab, state: LabState, bundle: Path, only: tuple[str, ...], passwords: Passwords) -> bool:
+    """Bring the container images of a bundle to the machines that run pods; False if one does not get there."""
     import tempfile
 
     from provision.bundle.bundle_file import unpack_images
     from provision.lab.image_push import push
 
+    well = True
     with tempfile.TemporaryDirectory(prefix="ktool-images-") as folder:
         for name, archive in unpack_images(bundle, Path(folder)).items():
-            pushed = run(push(lab, state, archive, {}))
+            pushed = run(push(lab, state, archive, {}, only, passwords=passwords))
+            well &= not pushed.errors
             for machine, error in pushed.errors.items():
                 click.secho(f"✗ {machine}: image {name}: {error}", fg="red", err=True)
+    return well
 
 
 def _print_plan(lab: Lab, actions: list[Action]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ktool.commands import options
 from ktool.commands.lab import (
     archives_for,
     bundle_option,
@@ -22,6 +23,7 @@ from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
     from provision.inventory.lab import Lab, Machine
+    from provision.lab.open_lab import Passwords
     from provision.lab.removal import Removed
     from provision.lab_state import LabState
 
@@ -100,9 +102,10 @@ async def _drain(session: Session, name: str, *, timeout: float, force: bool) ->
 @click.argument("name")
 @inventory_option
 @bundle_option
-def add_command(inventory: Path, name: str, bundle: Path | None) -> None:
+@options.passwords
+def add_command(inventory: Path, name: str, bundle: Path | None, passwords: Passwords) -> None:
     """Bring one machine of the inventory into its lab: put it into the file, then call this."""
-    _create(inventory, name, bundle)
+    _create(inventory, name, bundle, passwords)
 
 
 @command.command("remove")
@@ -111,7 +114,10 @@ def add_command(inventory: Path, name: str, bundle: Path | None) -> None:
 @_drain_options
 @click.option("--keep-machine", is_flag=True, help="Clear a machine that ktool made, but let it be.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def remove_command(inventory: Path, name: str, timeout: float, force: bool, keep_machine: bool, yes: bool) -> None:
+@options.passwords
+def remove_command(
+    inventory: Path, name: str, timeout: float, force: bool, keep_machine: bool, yes: bool, passwords: Passwords
+) -> None:
     """Take a machine out of its lab: pods move away, the node goes, ktool goes, and what ktool made goes.
 
     The machine's entry in the inventory is for you to remove; otherwise `lab create` brings it back.
@@ -119,7 +125,7 @@ def remove_command(inventory: Path, name: str, timeout: float, force: bool, keep
     lab, state = read_lab(inventory)
     if not yes:
         click.confirm(f"Take {name} out of the lab {lab.name}?", abort=True)
-    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=keep_machine)
+    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=keep_machine, passwords=passwords)
 
 
 @command.command("replace")
@@ -128,13 +134,16 @@ def remove_command(inventory: Path, name: str, timeout: float, force: bool, keep
 @bundle_option
 @_drain_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def replace_command(inventory: Path, name: str, bundle: Path | None, timeout: float, force: bool, yes: bool) -> None:
+@options.passwords
+def replace_command(
+    inventory: Path, name: str, bundle: Path | None, timeout: float, force: bool, yes: bool, passwords: Passwords
+) -> None:
     """Make a machine of the lab anew, under the same name."""
     lab, state = read_lab(inventory, (name,))
     if not yes:
         click.confirm(f"Take {name} out of the lab {lab.name} and make it anew?", abort=True)
-    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=False)
-    _create(inventory, name, bundle)
+    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=False, passwords=passwords)
+    _create(inventory, name, bundle, passwords)
 
 
 @command.command("reset")
@@ -142,12 +151,13 @@ def replace_command(inventory: Path, name: str, bundle: Path | None, timeout: fl
 @inventory_option
 @_drain_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def reset_command(inventory: Path, name: str, timeout: float, force: bool, yes: bool) -> None:
+@options.passwords
+def reset_command(inventory: Path, name: str, timeout: float, force: bool, yes: bool, passwords: Passwords) -> None:
     """Undo on a machine what ktool did to it, and tell what remains. The machine itself stays."""
     lab, state = read_lab(inventory, (name,))
     if not yes:
         click.confirm(f"Take ktool and its pods off {name}?", abort=True)
-    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=True)
+    _remove(lab, state, name, timeout=timeout, force=force, keep_machine=True, passwords=passwords)
 
 
 @command.command("upgrade")
@@ -155,15 +165,18 @@ def reset_command(inventory: Path, name: str, timeout: float, force: bool, yes: 
 @inventory_option
 @bundle_option
 @_drain_options
-def upgrade_command(inventory: Path, name: str, bundle: Path | None, timeout: float, force: bool) -> None:
+@options.passwords
+def upgrade_command(
+    inventory: Path, name: str, bundle: Path | None, timeout: float, force: bool, passwords: Passwords
+) -> None:
     """Bring one node to this ktool: drain, install, verify, uncordon."""
     from ktool.output.machines import shown
     from provision.lab.upgrade import UpgradeOptions, upgrade
 
     lab, state = read_lab(inventory, (name,))
-    options = UpgradeOptions(drain_timeout=timeout, force=force, only=frozenset({name}))
+    how = UpgradeOptions(drain_timeout=timeout, force=force, only=frozenset({name}), passwords=passwords)
     with shown([name]) as progress:
-        result = run(upgrade(lab, state, archives_for(bundle), progress, options))
+        result = run(upgrade(lab, state, archives_for(bundle), progress, how))
     print_upgraded(result)
 
 
@@ -171,7 +184,8 @@ def upgrade_command(inventory: Path, name: str, bundle: Path | None, timeout: fl
 @click.argument("name")
 @inventory_option
 @click.option("-o", "--output", type=click.Choice(("json",)), help="The same as data.")
-def why_command(inventory: Path, name: str, output: str | None) -> None:
+@options.passwords
+def why_command(inventory: Path, name: str, output: str | None, passwords: Passwords) -> None:
     """Say in plain words why a node is not Ready, and what mends it.
 
     Looks from outside (its provider, SSH) and from inside (services, logs, the Node's conditions). Exit status 1 if
@@ -181,7 +195,7 @@ def why_command(inventory: Path, name: str, output: str | None) -> None:
     from provision.lab.why import explain
 
     lab, state = read_lab(inventory, (name,))
-    reasons = explain(run(gather(lab, state, _machine(lab, name))), inventory=str(inventory))
+    reasons = explain(run(gather(lab, state, _machine(lab, name), passwords)), inventory=str(inventory))
     if output == "json":
         import msgspec
 
@@ -229,26 +243,29 @@ def _machine(lab: Lab, name: str) -> Machine:
     return machine
 
 
-def _create(inventory: Path, name: str, bundle: Path | None) -> None:
+def _create(inventory: Path, name: str, bundle: Path | None, passwords: Passwords) -> None:
     from ktool.output.machines import shown
     from provision.lab.create import CreateOptions, create
 
     lab, state = read_lab(inventory, (name,))
     with shown([name]) as progress:
-        result = run(create(lab, state, archives_for(bundle), progress, CreateOptions(only=frozenset({name}))))
+        how = CreateOptions(only=frozenset({name}), passwords=passwords)
+        result = run(create(lab, state, archives_for(bundle), progress, how))
     print_result(lab, result)
     if result.failed:
         print_findings(result)
         raise SystemExit(1)
 
 
-def _remove(lab: Lab, state: LabState, name: str, *, timeout: float, force: bool, keep_machine: bool) -> None:
+def _remove(
+    lab: Lab, state: LabState, name: str, *, timeout: float, force: bool, keep_machine: bool, passwords: Passwords
+) -> None:
     from ktool.output.machines import shown
     from provision.lab.removal import RemovalOptions, remove_machine
 
-    options = RemovalOptions(drain_timeout=timeout, force=force, keep_machine=keep_machine)
+    how = RemovalOptions(drain_timeout=timeout, force=force, keep_machine=keep_machine, passwords=passwords)
     with shown([name]) as progress:
-        removed: Removed = run(remove_machine(lab, state, name, progress, options))
+        removed: Removed = run(remove_machine(lab, state, name, progress, how))
     for text in removed.did:
         click.echo(f"{name}: {text}")
     for text in removed.remains:

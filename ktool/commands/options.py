@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
@@ -32,3 +33,24 @@ def filenames(function: F) -> F:
 def selector(function: F) -> F:
     """`-l/--selector`"""
     return click.option("-l", "--selector", default="", help="Label selector, such as app=web,tier!=db.")(function)
+
+
+def passwords(function: Any) -> Any:
+    """`-k/--ask-pass` and `-K/--ask-become-pass`; gives `passwords` (Passwords), asked for before anything is shown."""
+
+    @wraps(function)
+    def asking(*arguments: Any, ask_pass: bool, ask_become_pass: bool, **more: Any) -> Any:
+        from provision.lab.passwords import Passwords
+
+        given = Passwords(
+            login=click.prompt("SSH password", hide_input=True, err=True) if ask_pass else "",
+            become=click.prompt("Password for sudo", hide_input=True, err=True) if ask_become_pass else "",
+        )
+        return function(*arguments, passwords=given, **more)
+
+    for option in (
+        click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for the password of sudo, if it is another."),
+        click.option("-k", "--ask-pass", is_flag=True, help="Ask for the SSH password (as Ansible does)."),
+    ):
+        asking = option(asking)
+    return asking

@@ -11,7 +11,7 @@ import msgspec
 
 from kube.errors import KtoolError
 from provision.inventory.lab import Lab, Machine
-from provision.lab.open_lab import opened
+from provision.lab.open_lab import NO_PASSWORDS, Passwords, opened
 from provision.lab_state import LabState
 
 T = TypeVar("T")
@@ -26,11 +26,17 @@ class Answers(Generic[T]):
 
 
 async def asked(
-    lab: Lab, state: LabState, argv: Sequence[str], *, answer: type[T], timeout: float = 60.0
+    lab: Lab,
+    state: LabState,
+    argv: Sequence[str],
+    *,
+    answer: type[T],
+    timeout: float = 60.0,
+    passwords: Passwords = NO_PASSWORDS,
 ) -> Answers[T]:
     """Run a command on every machine that runs, side by side, and decode what it prints, whatever its exit status."""
     answers: Answers[T] = Answers()
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         await open_lab.look_at_all(await open_lab.find())
         answers.problems.update({name: str(problem) for name, problem in open_lab.problems.items()})
 

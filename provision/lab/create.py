@@ -28,7 +28,7 @@ from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
 from provision.lab.ownership import claim, pin_of, stranger
-from provision.lab.plan import MAKING, Action, Seen, Wanted, deeds, differences, plan, wanted
+from provision.lab.plan import MAKING, Action, Mark, Seen, Wanted, deeds, differences, plan, wanted
 from provision.lab_state import LabState
 from provision.preflight.lab import check_lab
 from provision.preflight.machine import Finding, Severity
@@ -111,13 +111,39 @@ async def create(
             return await _Creation(open_lab, archives, progress, options).run()
 
 
-async def plan_create(lab: Lab, state: LabState, archives: Mapping[ArchiveRole, Archive]) -> list[Action]:
-    """What `create` would do; looks at everything that is there and changes nothing."""
-    async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path) as open_lab:
+async def plan_create(
+    lab: Lab,
+    state: LabState,
+    archives: Mapping[ArchiveRole, Archive],
+    options: CreateOptions = CreateOptions(),
+) -> list[Action]:
+    """What `create` would do with these options; looks at everything that is there and changes nothing."""
+    async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path, passwords=options.passwords) as open_lab:
         found = await open_lab.find()
         if state.identity.exists():
             await open_lab.look_at_all(found)
-        return plan(lab, await seen(open_lab, found), wants(open_lab, archives))
+        actions = plan(lab, await seen(open_lab, found), wants(open_lab, archives))
+        return narrowed(lab, actions, options, reached=set(open_lab.facts))
+
+
+def concerned(lab: Lab, only: Collection[str]) -> tuple[Machine, ...]:
+    """The machines that `create` goes over if it is limited to some (none named: all)."""
+    # A load balancer's address is among the master's settings: without it they would change back and forth.
+    return tuple(m for m in lab.machines if not only or m.name in only or m.is_master or Role.LOAD_BALANCER in m.roles)
+
+
+def narrowed(lab: Lab, actions: Sequence[Action], options: CreateOptions, *, reached: Collection[str]) -> list[Action]:
+    """A plan for the machines that `create` goes over, with what `reapply` adds on those that look well."""
+    names = [machine.name for machine in concerned(lab, options.only)]
+    found = [one for one in actions if one.machine in names or not options.only]
+    if options.reapply:
+        busy = {one.machine for one in found if one.step is LabStep.INSTALL}
+        found += [
+            Action(name, LabStep.INSTALL, Mark.CHANGE, "go over it again")
+            for name in names
+            if name in reached and name not in busy
+        ]
+    return found
 
 
 def runtimes(machine: Machine, archives: Mapping[ArchiveRole, Archive]) -> tuple[str, ...]:
@@ -191,11 +217,7 @@ class _Creation:
 
     @property
     def _machines(self) -> tuple[Machine, ...]:
-        only = self._options.only
-        # A load balancer's address is among the master's settings: without it they would change back and forth.
-        return tuple(
-            m for m in self._lab.machines if not only or m.name in only or m.is_master or Role.LOAD_BALANCER in m.roles
-        )
+        return concerned(self._lab, self._options.only)
 
     def _well(self) -> list[Machine]:
         return [machine for machine in self._machines if self._results[machine.name].error is None]

@@ -15,7 +15,7 @@ from provision.inventory.lab import Lab, Machine
 from provision.lab import apply
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
-from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.ownership import is_bare, pin_of, stranger
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
@@ -32,17 +32,22 @@ class Destroyed:
     errors: dict[str, KtoolError] = field(default_factory=dict)
 
 
-async def what_there_is(lab: Lab, state: LabState) -> list[Found]:
+async def what_there_is(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS) -> list[Found]:
     """Machines that `destroy` would remove or clear."""
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         return [one for one in (await open_lab.find()).values() if one.state is not MachineState.ABSENT]
 
 
-async def destroy(lab: Lab, state: LabState, progress: LabProgress = lambda event: None) -> Destroyed:
+async def destroy(
+    lab: Lab,
+    state: LabState,
+    progress: LabProgress = lambda event: None,
+    passwords: Passwords = NO_PASSWORDS,
+) -> Destroyed:
     """Remove the lab. The state directory goes only when everything else has gone; a second run does the rest."""
     result = Destroyed()
     with lock.held(state.path):
-        async with opened(lab, state) as open_lab:
+        async with opened(lab, state, passwords=passwords) as open_lab:
             await _Destruction(open_lab, progress, result).run()
         if not result.errors:
             await asyncio.to_thread(state.remove)

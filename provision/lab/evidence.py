@@ -10,7 +10,7 @@ from kube.models import core_v1
 from kube.status import ApiError
 from provision.inventory.lab import Lab, Machine
 from provision.lab import cluster
-from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.why import Condition, Evidence
 from provision.lab_state import LabState
 from provision.providers.provider import Found, MachineState
@@ -19,9 +19,9 @@ AGENT_LOG = "/var/lib/ktool/log/agent.log"
 LOG_LINES = 40
 
 
-async def gather(lab: Lab, state: LabState, machine: Machine) -> Evidence:
+async def gather(lab: Lab, state: LabState, machine: Machine, passwords: Passwords = NO_PASSWORDS) -> Evidence:
     """Look at one machine from all sides. Reads only; what cannot be looked at is part of the evidence."""
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         found = (await open_lab.find()).get(machine.name) or Found(name=machine.name, state=MachineState.ABSENT)
         unreached: KtoolError | None = None
         if found.state is MachineState.RUNNING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kube.errors import KtoolError
 from provision.inventory.lab import Lab, Machine
-from provision.lab.open_lab import OpenLab, opened
+from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab_state import LabState
 from provision.ssh.shell import Shell
 
@@ -37,13 +37,14 @@ async def push(
     wanted: dict[str, str],
     only: Collection[str] = (),
     report: Callable[[str], None] = lambda line: None,
+    passwords: Passwords = NO_PASSWORDS,
 ) -> Pushed:
     """Load an image archive into the engine of every machine that runs an agent, side by side.
 
     `wanted` maps references to image IDs ("sha256:..."): a machine that has them all is left alone; empty: always load.
     """
     result = Pushed()
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         machines = [m for m in lab.machines if m.runs_agent and (not only or m.name in only)]
         await open_lab.look_at_all(await open_lab.find())
         await asyncio.gather(*(_one(open_lab, machine, archive, wanted, result, report) for machine in machines))

@@ -10,13 +10,15 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kube.errors import KtoolError
 from provision.facts.facts import RemoteFacts
 from provision.facts.gather import gather
 from provision.inventory.lab import Lab, Machine, ProviderName
+from provision.lab.passwords import NO_PASSWORDS as NO_PASSWORDS
+from provision.lab.passwords import Passwords as Passwords
 from provision.lab.plan import Installed
 from provision.lab_state import LabState
 from provision.providers.factory import providers_for
@@ -29,25 +31,6 @@ from provision.ssh.shell import Shell
 
 # How long a machine that runs already may take to answer when nothing but a look is wanted.
 LOOK_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Passwords:
-    """Passwords that the user was asked for; for machines of which the inventory says none. Never shown."""
-
-    login: str = field(default="", repr=False)
-    become: str = field(default="", repr=False)
-
-    def given_to(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint with these passwords where it has none."""
-        return replace(
-            endpoint,
-            password=endpoint.password or self.login,
-            become_password=endpoint.become_password or self.become or self.login,
-        )
-
-
-NO_PASSWORDS = Passwords()
 
 
 class OpenLab:

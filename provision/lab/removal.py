@@ -9,10 +9,10 @@ from kube.errors import KtoolError
 from kube.models import core_v1
 from kube.status import ApiError
 from provision import lock
-from provision.inventory.lab import Lab
+from provision.inventory.lab import Lab, ProviderName
 from provision.lab import apply, cluster, drain
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
-from provision.lab.open_lab import LOOK_SECONDS, OpenLab, opened
+from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.ownership import is_bare, pin_of, stranger
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
@@ -27,6 +27,7 @@ class RemovalOptions:
     drain_timeout: float = 300.0
     force: bool = False
     keep_machine: bool = False
+    passwords: Passwords = NO_PASSWORDS
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ async def remove_machine(
         )
     result = Removed()
     with lock.held(state.path):
-        async with opened(lab, state) as open_lab:
+        async with opened(lab, state, passwords=options.passwords) as open_lab:
             await _Removal(open_lab, name, progress, options, result).run()
     return result
 
@@ -90,7 +91,8 @@ class _Removal:
                 providers = [self._open.provider(machine)] if machine else list(self._open.providers.values())
                 for provider in providers:
                     await asyncio.to_thread(provider.remove, self._name, step.report)
-            self._result.did.append("machine removed, with its disks")
+            off = machine is not None and machine.provider is ProviderName.REDFISH
+            self._result.did.append("machine switched off" if off else "machine removed, with its disks")
         if machine is None and not self._result.did and found is None:
             self._result.remains.append(
                 f"ktool on {self._name}, which the inventory does not have: `ktool reset` there"

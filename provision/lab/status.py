@@ -9,7 +9,7 @@ from kube.status import ApiError
 from provision.inventory.lab import Lab, Machine
 from provision.lab import cluster
 from provision.lab.events import LabJournal, OpenStep
-from provision.lab.open_lab import opened
+from provision.lab.open_lab import NO_PASSWORDS, Passwords, opened
 from provision.lab_state import LabState
 from provision.providers.provider import Found, MachineState
 
@@ -49,9 +49,9 @@ class LabStatus:
         return all(machine.well for machine in self.machines) and not self.under_way
 
 
-async def status(lab: Lab, state: LabState) -> LabStatus:
+async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS) -> LabStatus:
     """Look at every machine of a lab, side by side; a machine that does not answer is told as such."""
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         found = await open_lab.find()
         if state.path.exists():
             await open_lab.look_at_all(found)

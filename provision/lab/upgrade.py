@@ -23,7 +23,7 @@ from provision.lab import apply, cluster, drain
 from provision.lab.create import wants
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
-from provision.lab.open_lab import OpenLab, installed, opened
+from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
 from provision.lab.plan import Wanted, differences
 from provision.lab_state import LabState
 
@@ -39,6 +39,7 @@ class UpgradeOptions:
     ready_timeout: float = 240.0
     force: bool = False
     only: frozenset[str] = frozenset()
+    passwords: Passwords = NO_PASSWORDS
 
 
 @dataclass(slots=True)
@@ -68,7 +69,9 @@ async def upgrade(
     """Bring every machine to this ktool, one at a time. KtoolError, with nothing changed, if a machine cannot be
     reached or there is no cluster; what stops it later is in the result."""
     with lock.held(state.path):
-        async with opened(lab, state, layer=archives[ArchiveRole.CONTROL].path) as open_lab:
+        async with opened(
+            lab, state, layer=archives[ArchiveRole.CONTROL].path, passwords=options.passwords
+        ) as open_lab:
             await open_lab.look_at_all(await open_lab.find())
             wanted_names = options.only or {machine.name for machine in lab.machines}
             for name in sorted(wanted_names):

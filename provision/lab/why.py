@@ -101,7 +101,7 @@ def explain(seen: Evidence, *, inventory: str) -> list[Reason]:
         error = seen.unreached
         reasons = [Reason(f"SSH does not answer: {error.what}", error.found, error.mend)]
         reasons += [Reason("seen from outside", seen.diagnosis)] if seen.diagnosis else []
-        return reasons + _inside(seen)
+        return reasons + _inside(seen, inventory)
     reasons = []
     if not seen.runtime:
         reasons.append(Reason("ktool is not installed on the machine", mend=create))
@@ -116,7 +116,7 @@ def explain(seen: Evidence, *, inventory: str) -> list[Reason]:
                     Reason(f"the {service} does not run", "".join(last), f"{create}, or ktool node ssh {name}")
                 )
         reasons += _of_log(seen.agent_log) if seen.machine.runs_agent and not _is_ready(seen) else []
-    return reasons + _inside(seen)
+    return reasons + _inside(seen, inventory)
 
 
 def _not_running(seen: Evidence, create: str) -> Reason:
@@ -144,7 +144,7 @@ def _is_ready(seen: Evidence) -> bool:
     return any(c.type == "Ready" and c.status == "True" for c in seen.conditions or ())
 
 
-def _inside(seen: Evidence) -> list[Reason]:
+def _inside(seen: Evidence, inventory: str) -> list[Reason]:
     """What the cluster knows."""
     if seen.api_problem:
         return [Reason("the cluster could not be asked", seen.api_problem, "ktool node why the master")]
@@ -171,6 +171,9 @@ def _inside(seen: Evidence) -> list[Reason]:
             reasons.append(Reason("the node's service proxy does not work", said, "look at the agent's log"))
     if seen.unschedulable:
         reasons.append(
-            Reason("the node is cordoned: it takes no new pods", mend=f"ktool node uncordon {seen.machine.name}")
+            Reason(
+                "the node is cordoned: it takes no new pods",
+                mend=f"ktool --lab {inventory} node uncordon {seen.machine.name}",
+            )
         )
     return reasons
