@@ -1,4 +1,4 @@
-"""Passwords that the user was asked for. Imports nothing heavy: `ktool certs` runs on machines that have no SSH client."""
+"""Passwords that the user was asked for. Nothing heavy is imported: `ktool certs` runs on machines without Paramiko."""
 
 from __future__ import annotations
 
