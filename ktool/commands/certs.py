@@ -29,7 +29,9 @@ DAY = 86400.0
 @click.option("-o", "--output", type=click.Choice(("json",)), help="The same as data.")
 @options.passwords
 @pass_session
-def command(session: Session, inventory: Path | None, within: float, output: str | None, passwords: Passwords) -> None:
+def command(
+    session: Session, inventory: Path | None, within: float, output: str | None, passwords: Passwords | None
+) -> None:
     """Show certificates and how long they are good.
 
     They are renewed by themselves: the master's by the master, a node's by its agent. Exit status 1 if one ends
@@ -38,7 +40,7 @@ def command(session: Session, inventory: Path | None, within: float, output: str
     import msgspec
 
     silent = False
-    if inventory:
+    if inventory and passwords is not None:
         found, silent = _of_lab(inventory, passwords)
     else:
         found = {"": _of_this_machine(session)}
@@ -66,7 +68,7 @@ def _of_this_machine(session: Session) -> list[CertificateView]:
     return found
 
 
-def _of_lab(inventory: Path, passwords: Passwords) -> tuple[dict[str, list[CertificateView]], bool]:
+def _of_lab(inventory: Path, passwords: Passwords | None) -> tuple[dict[str, list[CertificateView]], bool]:
     """Certificates by machine, and whether a machine did not answer."""
     from ktool.commands.lab import read_lab
     from provision.certificates import CertificateView

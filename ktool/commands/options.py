@@ -36,10 +36,14 @@ def selector(function: F) -> F:
 
 
 def passwords(function: Any) -> Any:
-    """`-k/--ask-pass` and `-K/--ask-become-pass`; gives `passwords` (Passwords), asked for before anything is shown."""
+    """`-k/--ask-pass` and `-K/--ask-become-pass`; gives `passwords` (Passwords; None without an
+    inventory), asked for before anything is shown."""
 
     @wraps(function)
     def asking(*arguments: Any, ask_pass: bool, ask_become_pass: bool, **more: Any) -> Any:
+        if more.get("inventory") is None:
+            # This machine alone is meant, and a lab's machines do not have what makes labs.
+            return function(*arguments, passwords=None, **more)
         from provision.lab.passwords import Passwords
 
         given = Passwords(

@@ -1,4 +1,4 @@
-"""Passwords that the user was asked for. Nothing heavy is imported: `ktool certs` runs on machines without Paramiko."""
+"""Passwords that the user was asked for."""
 
 from __future__ import annotations
 

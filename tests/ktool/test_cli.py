@@ -57,6 +57,15 @@ def test_what_concerns_this_machine_goes_nowhere_else(way: tuple[str, str], comm
     assert f"`ktool {command}` does not work through {way[0]}" in found.output
 
 
+def test_certificates_of_a_machine_that_makes_no_labs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a lab's machines get installed is without provision.lab."""
+    for name in [name for name in sys.modules if name.startswith("provision.lab.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "provision.lab", None)
+    found = invoke("--data-dir", str(tmp_path), "certs")
+    assert "there are no certificates here" in found.output
+
+
 def test_a_misspelt_command_gets_the_closest_one() -> None:
     found = invoke("aply")
     assert found.exit_code == 2
