@@ -68,7 +68,7 @@ def _of_this_machine(session: Session) -> list[CertificateView]:
     return found
 
 
-def _of_lab(inventory: Path, passwords: Passwords | None) -> tuple[dict[str, list[CertificateView]], bool]:
+def _of_lab(inventory: Path, passwords: Passwords) -> tuple[dict[str, list[CertificateView]], bool]:
     """Certificates by machine, and whether a machine did not answer."""
     from ktool.commands.lab import read_lab
     from provision.certificates import CertificateView
