@@ -302,12 +302,12 @@ def _push_images(lab: Lab, state: LabState, bundle: Path, only: tuple[str, ...],
     import tempfile
 
     from provision.bundle.bundle_file import unpack_images
-    from provision.lab.image_push import push
+    from provision.lab.image_push import ids_of, push
 
     well = True
     with tempfile.TemporaryDirectory(prefix="ktool-images-") as folder:
         for name, archive in unpack_images(bundle, Path(folder)).items():
-            pushed = run(push(lab, state, archive, {}, only, passwords=passwords))
+            pushed = run(push(lab, state, archive, ids_of(archive), only, passwords=passwords))
             well &= not pushed.errors
             for machine, error in pushed.errors.items():
                 click.secho(f"✗ {machine}: image {name}: {error}", fg="red", err=True)

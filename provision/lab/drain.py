@@ -116,7 +116,7 @@ async def drain(
                 f"pods on {node} do not go",
                 found=", ".join(map(full_name, waiting.values())),
                 wanted=f"gone within {timeout:g} s",
-                mend="see kubectl describe; the node takes no new pods until ktool node uncordon",
+                mend="see kubectl describe; the node takes no new pods until ktool [--lab INVENTORY] node uncordon",
             )
         if waiting:
             await now.sleep(POLL_SECONDS)

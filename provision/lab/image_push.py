@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tarfile
 import tempfile
 import uuid
 from collections.abc import Callable, Collection
@@ -94,6 +95,21 @@ def _images(connection: Shell) -> dict[str, str]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def ids_of(archive: Path) -> dict[str, str]:
+    """References and image IDs of a docker-archive; empty if it does not tell, and it is to be loaded anyhow."""
+    try:
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile("manifest.json")
+            images = json.load(member) if member else []
+        return {
+            tag: "sha256:" + Path(image["Config"]).name.removesuffix(".json")
+            for image in images
+            for tag in image.get("RepoTags") or ()
+        }
+    except (tarfile.TarError, OSError, KeyError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def saved(reference: str, *, socket: Path) -> tuple[Path, dict[str, str]]:
