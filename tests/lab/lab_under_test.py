@@ -117,7 +117,7 @@ class LabUnderTest:
         found = host_snapshot.difference(self._before, host_snapshot.take(), ignore=OF_OTHERS)
         lines = [f"{one.section}: {line}" for one in found for line in (*one.added, *one.removed)]
         # libvirtd keeps house in its folders; what bears the lab's name there is ours.
-        return [line for line in lines if not re.search(r"/libvirt(/|$)|virtlogd", line) or self.name in line]
+        return [line for line in lines if not re.search(r"/libvirt(/|$)|virtlogd|LIBVIRT_", line) or self.name in line]
 
     def clear(self) -> None:
         """Remove the lab, however far it got."""

@@ -31,8 +31,8 @@ INVENTORY = {
 def test_every_step_may_be_the_last(make_lab: Callable[[dict[str, Any]], LabUnderTest]) -> None:
     lab = make_lab(INVENTORY)
     killed_at = [step for step in STEPS if killed(lab, step)]
-    assert killed_at[:2] == ["image", "create"], killed_at
-    assert "install" in killed_at
+    # images and networks that are there may be over before anybody can look
+    assert {"create", "reach", "install"} <= {*killed_at}, killed_at
     left = lab.journal
     finished = lab.lab("create")
     assert ("was interrupted" in finished.stderr) == bool(left), told(finished)
@@ -56,7 +56,7 @@ def killed(lab: LabUnderTest, step: str) -> bool:
                 time.sleep(0.1)  # into the step, not just before it (a quick one may be over by then)
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
-            time.sleep(0.02)
+            time.sleep(0.002)
         return False
     finally:
         if process.poll() is None:
