@@ -92,7 +92,7 @@ def load(path: Path) -> Source:
         if any("No module named 'ansible'" in line for line in said):
             raise KtoolError(
                 "inventories are read by Ansible, which is not installed",
-                mend="Install ktool with its extra: pip install 'ktool[provision]'.",
+                mend="In a checkout: make setup-provision. Otherwise: pip install 'ktool[provision]'.",
             )
         raise KtoolError(f"Ansible could not read {path}", found="; ".join(said[-2:]))
     source = msgspec.json.decode(done.stdout, type=Source)
