@@ -210,13 +210,40 @@ def _run(
 ) -> tuple[int, str]:
     from ansible_runner.interface import init_runner
 
-    runner = init_runner(**arguments, event_handler=handle, cancel_callback=cancel.is_set)
+    def cancelled() -> bool:
+        if cancel.is_set():
+            _end_processes()
+        return cancel.is_set()
+
+    runner = init_runner(**arguments, event_handler=handle, cancel_callback=cancelled)
     # Settings in the user's environment are for the user's own Ansible.
     for name, value in os.environ.items():
         if name.startswith("ANSIBLE_") and runner.config.env.get(name) == value:
             del runner.config.env[name]
     status, rc = runner.run()
     return int(rc if rc is not None else 1), str(status)
+
+
+def _end_processes() -> None:
+    """End ansible-playbook and all that it has started: its workers lead sessions of their own, so that ending its
+    process group, which is what ansible-runner does, leaves them and their commands running."""
+    import psutil
+
+    for top in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if not any(Path(word).name == "ansible-playbook" for word in top.cmdline()[:3]):
+                continue
+            # Stopped, they start nothing more while they are being looked for.
+            for _ in range(20):
+                there = [p for p in (top, *top.children(recursive=True)) if p.status() != psutil.STATUS_STOPPED]
+                if not there:
+                    break
+                for process in there:
+                    with contextlib.suppress(psutil.Error):
+                        process.suspend()
+            for process in reversed([top, *top.children(recursive=True)]):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
 
 
 @contextlib.contextmanager
