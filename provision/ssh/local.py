@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ from provision.ssh.execution import Execution
 from provision.ssh.shell import OnLine
 
 CANNOT_START = 127
+_WRITE_WAIT_MILLISECONDS = 200
 
 
 class LocalConnection(Commands):
@@ -113,6 +116,8 @@ class _Process:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        os.set_blocking(self._stdin.fileno(), False)
+        self._writing = threading.Lock()
         self._open = {self._stdout.fileno(), self._stderr.fileno()}
         self._poll = select.epoll()
         for descriptor in self._open:
@@ -158,12 +163,28 @@ class _Process:
         return self._process.poll() is not None
 
     def sendall(self, data: bytes) -> None:
+        """Raises OSError when the process reads no more, or the channel was closed meanwhile."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._stdin.fileno(), view) :]
+            view = view[self._write_some(view) :]
 
     def shutdown_write(self) -> None:
-        self._stdin.close()
+        with self._writing:
+            self._stdin.close()
+
+    def _write_some(self, data: memoryview) -> int:
+        """What the pipe takes now; 0 after a short wait for a process that does not read."""
+        # Under the lock, so that close() can't give the descriptor's number to another file between look and write.
+        with self._writing:
+            if self._stdin.closed:
+                raise BrokenPipeError(errno.EPIPE, "the channel was closed")
+            descriptor = self._stdin.fileno()
+            with contextlib.suppress(BlockingIOError):
+                return os.write(descriptor, data)
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        poller.poll(_WRITE_WAIT_MILLISECONDS)
+        return 0
 
     def close(self) -> None:
         """Ends the process if it still runs; a child that it left behind lives on."""
@@ -173,7 +194,8 @@ class _Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(2)
         self._poll.close()
-        for pipe in (self._stdin, self._stdout, self._stderr):
+        self.shutdown_write()
+        for pipe in (self._stdout, self._stderr):
             with contextlib.suppress(OSError):
                 pipe.close()
 

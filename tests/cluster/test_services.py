@@ -32,6 +32,8 @@ def outside() -> Iterator[list[str]]:
         run(*enter, "ip", "link", "set", cable, "up")
         yield enter
     finally:
+        # A namespace's own links go with it, but some time later: the next test would find the name taken.
+        subprocess.run(["ip", "link", "delete", port], check=False, timeout=10)
         run("ip", "netns", "delete", name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_a_time_limit(local: LocalConnection, tmp_path: Path) -> None:
         local.run(f"echo $$ > {tmp_path}/pid; sleep 30; true", timeout=0.5)
     assert time.monotonic() - begun < 15
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_input_that_nobody_reads(local: LocalConnection) -> None:
+    """A command that left a child behind which holds the pipe: the writer ends with the channel, and never later."""
+    begun = time.monotonic()
+    assert local.run("sleep 3 <&0 >/dev/null 2>&1 & exit 4", stdin=b"x" * 3_000_000, check=False).status == 4
+    assert time.monotonic() - begun < 3
+    assert not [t for t in threading.enumerate() if t.name == "ssh-stdin"]
 
 
 def test_files(local: LocalConnection, tmp_path: Path) -> None:
