@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from control.api.entry import Entry, encode_for_storage
 from control.api.resource import Object, Resource
 from control.api.watch_cache import WatchCache
-from control.store.errors import ConflictError, KeyNotFoundError, LeaseNotFoundError
+from control.store.errors import ConflictError, KeyNotFoundError, LeaseNotFoundError, ValueTooLargeError
 from control.store.store import Store
 from kube import status
 from kube.clock import Clock, SystemClock
@@ -91,10 +91,14 @@ class Storage:
         self, resource: Resource, namespace: str, name: str, value: bytes, *, expected_revision: int
     ) -> Entry:
         key = resource.key(namespace, name)
-        if resource.ttl_seconds:
-            revision = await self._put_expiring(key, value, expected_revision, resource.ttl_seconds)
-        else:
-            revision = await self.store.put(key, value, expected_revision=expected_revision)
+        try:
+            if resource.ttl_seconds:
+                revision = await self._put_expiring(key, value, expected_revision, resource.ttl_seconds)
+            else:
+                revision = await self.store.put(key, value, expected_revision=expected_revision)
+        except ValueTooLargeError:
+            # etcd counts the whole request, and may be set to take less than we do
+            raise too_large(resource, name, len(value)) from None
         await self.cache.wait_for(revision)
         own = key[len(resource.prefix) :]
         entry = self.cache.of_prefix(resource.prefix).entries.get(own)

@@ -85,17 +85,25 @@ class StoreClosedError(StoreError):
 
 
 class StoreUnavailableError(StoreError):
-    """The engine could not read or write (disk full, I/O error). What was already acknowledged is untouched.
+    """The engine could not read or write (disk full, I/O error, etcd out of reach). What was acknowledged is untouched.
 
-    The call itself was not acknowledged: read before repeating it.
+    The call itself was not acknowledged, but may have happened, or happen yet: read before repeating it.
     """
 
-    def __init__(self, found: str) -> None:
-        super().__init__(
-            "the store cannot read or write its data",
-            found=found,
-            mend="Check the free space and the health of the disk under the store's directory (df, dmesg)",
-        )
+    def __init__(
+        self,
+        found: str,
+        *,
+        mend: str = "Check the free space and the health of the disk under the store's directory (df, dmesg)",
+    ) -> None:
+        super().__init__("the store cannot read or write its data", found=found, mend=mend)
+
+
+class ValueTooLargeError(StoreError, ValueError):
+    """The value is larger than the engine takes; nothing was changed (etcd: ErrRequestTooLarge)."""
+
+    def __init__(self, key: str, size: int, *, mend: str = "Split it into several objects") -> None:
+        super().__init__(f"the value of {key!r} is too large", found=f"{size} bytes", mend=mend)
 
 
 class StoreInUseError(StoreError):

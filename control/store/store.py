@@ -11,6 +11,7 @@ promises to its clients is built on these few facts:
   keep up costs the store no memory: it reads the history at its own pace, until compaction overtakes it and it gets
   `CompactedError`: the "410 Gone, list again" of the Kubernetes API.
 * `compact` forgets history. What is current stays; a read or watch of what was forgotten says so.
+* One revision is one change, but for the end of a lease: the deletions of its keys may share one.
 * The revision never goes backward: not by deletion, compaction or restart.
 
 Keys are non-empty text, ordered by their UTF-8 bytes (which is the order of code points). Revisions start at 1 in an
@@ -137,7 +138,9 @@ class Store(Protocol):
 
         With `expected_revision` only if that is the key's mod_revision (0: only if it does not exist), else
         `ConflictError`. `lease` ties the key to a lease's end and takes it from an earlier one (0: from any);
-        `LeaseNotFoundError` if there is no such lease.
+        `LeaseNotFoundError` if there is no such lease, `ValueTooLargeError` if the engine does not take so much.
+
+        Of calls at the same time the revisions may have any order.
         """
         ...
 
@@ -169,8 +172,9 @@ class Store(Protocol):
     async def compact(self, revision: int) -> None:
         """Forget all history before `revision`: reads and watches from older revisions raise `CompactedError`.
 
-        What each key holds at `revision` stays. Returns when the space has been reclaimed; writes go on meanwhile.
-        A revision that has been compacted already is no error; one in the future is a `FutureRevisionError`.
+        An engine may keep the one revision before it (etcd's does). What each key holds at `revision` stays. Returns
+        when the space has been reclaimed; writes go on meanwhile. A revision that has been compacted already is no
+        error; one in the future is a `FutureRevisionError`.
         """
         ...
 
@@ -181,7 +185,8 @@ class Store(Protocol):
     async def grant_lease(self, ttl_seconds: int) -> int:
         """A new lease (its id, from 1) that expires `ttl_seconds` after the last sign of life.
 
-        On expiry the keys tied to it are deleted, as ordinary revisions. A restart of the store counts as a sign of
+        An engine may have a least time to live, of a few seconds, and raise a shorter one to it. On expiry the keys
+        tied to it are deleted, as an ordinary revision or one for each. A restart of the store counts as a sign of
         life: leases start over with their full time, so a pause never expires what its holder could not renew.
         """
         ...

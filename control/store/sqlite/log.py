@@ -18,6 +18,7 @@ from control.store.errors import (
     FutureRevisionError,
     KeyNotFoundError,
     LeaseNotFoundError,
+    ValueTooLargeError,
 )
 from control.store.store import DeleteResult, Event, EventType, KeyValue, RangeResult
 
@@ -160,7 +161,7 @@ class Transaction:
                 row,
             )
         except (sqlite3.DataError, OverflowError) as error:  # beyond SQLite's limit: this caller's fault alone
-            raise ValueError(f"the value of {now.key!r} has {len(now.value)} bytes, too many for SQLite") from error
+            raise ValueTooLargeError(now.key, len(now.value)) from error
         self.revision = now.mod_revision
         self.events.append(Event(kind, now, previous))
 

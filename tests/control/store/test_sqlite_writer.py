@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from control.store.errors import LeaseNotFoundError, StoreClosedError, StoreUnavailableError
+from control.store.errors import LeaseNotFoundError, StoreClosedError, StoreUnavailableError, ValueTooLargeError
 from control.store.sqlite import SqliteStore, schema
 from control.store.sqlite.log import Transaction, latest
 from control.store.sqlite.schema import connect_writer
@@ -163,7 +163,7 @@ async def test_a_value_that_sqlite_cannot_hold_is_refused_alone(connection: Obse
     writer = Writer(connection, publish=listener.publish, failed=listener.fail)
     big = writer.submit(lambda transaction: transaction.put("/big", bytes(20_000), expected_revision=None, lease=0))
     results = await asyncio.gather(put(writer, "/a"), big, put(writer, "/b"), return_exceptions=True)
-    assert [type(result) for result in results] == [int, ValueError, int]
+    assert [type(result) for result in results] == [int, ValueTooLargeError, int]
     await writer.stop()
 
 

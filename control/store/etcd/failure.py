@@ -1,0 +1,67 @@
+"""What an error of gRPC or etcd means for the call that it ended.
+
+The question behind every failure: can the change have happened? A read may be repeated in any case. A write may be
+repeated only if it certainly never reached a member that could carry it out; if its outcome is unknown, only the
+caller can find out, by reading (the store's contract says so), because a repeated compare-and-swap would report a
+conflict with itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import grpc
+
+
+class Meaning(Enum):
+    """What became of a call."""
+
+    COMPACTED = auto()  # the revision asked for is forgotten
+    FUTURE = auto()  # the revision asked for has not happened yet
+    NO_LEASE = auto()  # the lease does not exist
+    TOO_LARGE = auto()  # refused for its size
+    DENIED = auto()  # etcd does not let us: a matter of certificates and roles
+    NOT_SENT = auto()  # it reached no member, or was refused before anything was done: repeat whatever it was
+    UNKNOWN = auto()  # it may have happened: repeat a read, never a write
+
+
+_BY_TEXT = (
+    ("revision has been compacted", Meaning.COMPACTED),
+    ("revision is a future revision", Meaning.FUTURE),
+    ("lease not found", Meaning.NO_LEASE),
+    ("request is too large", Meaning.TOO_LARGE),
+    ("trying to send message larger than max", Meaning.TOO_LARGE),
+    # gRPC's own words for a call that it never sent
+    ("failed to connect to all addresses", Meaning.NOT_SENT),
+    # etcd refuses these before it proposes anything
+    ("too many requests", Meaning.NOT_SENT),
+    ("database space exceeded", Meaning.NOT_SENT),
+)
+_DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+def meaning(code: grpc.StatusCode, details: str) -> Meaning:
+    """What a status means."""
+    for text, found in _BY_TEXT:
+        if text in details:
+            return found
+    return Meaning.DENIED if code in _DENIED else Meaning.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how soon a call is repeated: seconds after the first attempt, and pauses that double.
+
+    The other members are tried at once: a pause comes only when each has had its turn.
+    """
+
+    seconds: float = 5.0
+    first_pause: float = 0.05
+    longest_pause: float = 1.0
+
+    def pause(self, attempt: int, members: int, *, elapsed: float) -> float | None:
+        """Seconds to wait after `attempt` (from 1) has failed, `elapsed` seconds after the beginning; None: give up."""
+        rounds, within = divmod(attempt, members)
+        wait = 0.0 if within else min(self.first_pause * 2.0 ** min(rounds - 1, 16), self.longest_pause)
+        return wait if elapsed + wait < self.seconds else None
