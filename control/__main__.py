@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 from control import memory
+from control.store.etcd.config import DEFAULT_PREFIX, Endpoint, EtcdConfig, parse_endpoints
 from kube import names
+from kube.errors import KtoolError
 
 # Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -37,6 +39,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pod-cidr", type=_network, default="10.244.0.0/16", help="range of pod addresses")
     parser.add_argument("--service-cidr", type=_network, default="10.96.0.0/16", help="range of Service addresses")
     parser.add_argument("--cluster-name", default="ktool", help="name in kubeconfigs and certificates")
+    parser.add_argument(
+        "--store", choices=("sqlite", "etcd"), default="sqlite", help="embedded, or an etcd that several masters share"
+    )
+    parser.add_argument(
+        "--etcd-endpoints",
+        type=_etcd_endpoints,
+        default=(),
+        metavar="URL,URL",
+        help="client URLs of etcd's members, in the order in which they are tried",
+    )
+    parser.add_argument("--etcd-ca", type=Path, metavar="FILE", help="CA of etcd's certificates")
+    parser.add_argument("--etcd-cert", type=Path, metavar="FILE", help="client certificate for etcd")
+    parser.add_argument("--etcd-key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--etcd-prefix", default=DEFAULT_PREFIX, metavar="PATH", help="where all keys are in etcd")
     parser.add_argument("--roles", default="api,scheduler,controllers", help="parts that this process runs")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     found = parser.parse_args(arguments)
@@ -44,11 +60,43 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = [role for role in found.roles if role not in ("api", "scheduler", "controllers")]
     if unknown or not found.roles:
         parser.error(f"--roles: found {', '.join(unknown) or 'none'}, wanted some of api, scheduler, controllers")
+    found.etcd = _etcd(parser, found)
     if not 0 < found.port < 65536:
         parser.error(f"--port: found {found.port}, wanted a number from 1 to 65535")
     if not found.advertise_address:
         found.advertise_address = "127.0.0.1" if found.bind_address in ("0.0.0.0", "::") else found.bind_address  # noqa: S104
     return found
+
+
+def _etcd(parser: argparse.ArgumentParser, found: argparse.Namespace) -> EtcdConfig | None:
+    """Where etcd is; None with the embedded store."""
+    if found.store == "sqlite":
+        flags = ("endpoints", "ca", "cert", "key")
+        given = [f"--etcd-{flag}" for flag in flags if getattr(found, f"etcd_{flag}")]
+        if given:
+            parser.error(f"{given[0]}: found --store sqlite, wanted --store etcd. Add it, or leave {given[0]} out")
+        return None
+    try:
+        return EtcdConfig(
+            endpoints=found.etcd_endpoints,
+            ca=_absolute(found.etcd_ca),
+            cert=_absolute(found.etcd_cert),
+            key=_absolute(found.etcd_key),
+            prefix=found.etcd_prefix,
+        )
+    except KtoolError as error:
+        parser.error(str(error))
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.absolute() if path else None
+
+
+def _etcd_endpoints(text: str) -> tuple[Endpoint, ...]:
+    try:
+        return parse_endpoints(text)
+    except KtoolError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _address(text: str) -> str:
@@ -86,7 +134,6 @@ def main() -> int:
     import uvloop
 
     from control.master import Master, MasterConfig
-    from kube.errors import KtoolError
 
     config = MasterConfig(
         data_dir=options.data_dir.absolute(),
@@ -98,6 +145,7 @@ def main() -> int:
         cluster_name=options.cluster_name,
         roles=options.roles,
         tls_sans=tuple(options.tls_san),
+        etcd=options.etcd,
     )
 
     async def run() -> None:

@@ -44,7 +44,13 @@ async def ensure_objects(client: Client) -> list[str]:
 
     async def ensure(obj: Object) -> None:
         try:
-            await _ensure(client, obj)
+            try:
+                await _ensure(client, obj)
+            except ApiError as error:
+                # another master, starting at the same time, was faster: look at what it did
+                if not status.is_already_exists(error) and not status.is_conflict(error):
+                    raise
+                await _ensure(client, obj)
         except ApiError as error:
             failures.append(f"{obj['kind']} {obj['metadata']['name']}: {error.message}")
 

@@ -43,14 +43,20 @@ from control.api.storage import Storage
 from control.api.subresource import ServerAssets
 from control.api.watch_cache import WatchCache
 from control.certificates import CLUSTER_DOMAIN, Addresses, Certificates
-from control.compaction import compact_periodically
+from control.compaction import compact_in_turn, compact_periodically
 from control.data_dir import DataDir
+from control.etcd_store import open_etcd, watch_health
+from control.store.errors import StoreUnavailableError
+from control.store.etcd.config import EtcdConfig
 from control.store.sqlite import SqliteStore
+from control.store.sqlite.lock import StoreLock
+from control.store.store import Store
 from kube import kubeconfig, pki
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.errors import KtoolError
 from kube.informer import InformerFactory
+from kube.leader_election import LeaderElector
 from kube.transport import HTTPTransport, Transport
 
 API = "api"
@@ -63,6 +69,7 @@ USERS = {
     SCHEDULER: UserInfo("system:kube-scheduler"),
     CONTROLLERS: UserInfo("system:kube-controller-manager"),
 }
+SCHEDULER_LEASE = ("kube-system", "kube-scheduler")
 BOOTSTRAP_USER = UserInfo("system:apiserver", groups=(MASTERS,))
 
 RESTART_SECONDS = (1.0, 30.0)
@@ -74,7 +81,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MasterConfig:
     """How a master runs. `advertise_address` is the one that other machines and pods reach it at; `tls_sans` are more
-    names and addresses for its certificate."""
+    names and addresses for its certificate. With `etcd` it is one of several masters that share that store."""
 
     data_dir: Path
     bind_address: str = "0.0.0.0"  # noqa: S104 (other machines are to reach it)
@@ -85,6 +92,7 @@ class MasterConfig:
     cluster_name: str = "ktool"
     roles: tuple[str, ...] = ROLES
     tls_sans: tuple[str, ...] = ()
+    etcd: EtcdConfig | None = None
 
 
 class Master:
@@ -103,6 +111,8 @@ class Master:
             clock=self._clock,
             more_names=config.tls_sans,
         )
+        # unique among all processes that stand for election at the same time
+        self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"
         self._stopping = asyncio.Event()
         self._bootstrapped = asyncio.Event()
         # what is wrong with a part at the moment; None: nothing
@@ -140,12 +150,17 @@ class Master:
 
     async def _api(self, stack: AsyncExitStack) -> dict[str, Transport]:
         """Open the store and serve the API; transports of the other roles by name."""
-        store = await SqliteStore.open(self._dir.store, clock=self._clock)
-        stack.push_async_callback(store.close)
-        # after the store: its lock has made sure that no other master works in this directory
+        store = await self._open_store(stack)
+        # after the store: a lock has made sure that no other master works in this directory
         self._certificates.ensure()
         cache = WatchCache(store, clock=self._clock)
-        await cache.start()
+        try:
+            await cache.start()
+        except StoreUnavailableError as error:
+            if self.config.etcd is None:
+                raise
+            # an etcd may come later: until then /readyz says what is missing
+            log.error("serving nothing but health for now: %s", error)
         follow = asyncio.create_task(cache.run(), name="watch-cache")
         stack.push_async_callback(_cancelled, follow)
         follow.add_done_callback(self._lost_store)
@@ -163,7 +178,17 @@ class Master:
         self._add_checks(api)
         return {role: LocalTransport(api, user) for role, user in USERS.items() if role in self.config.roles}
 
-    def _environment(self, store: SqliteStore, cache: WatchCache) -> Environment:
+    async def _open_store(self, stack: AsyncExitStack) -> Store:
+        store: Store
+        if self.config.etcd is None:
+            store = await SqliteStore.open(self._dir.store, clock=self._clock)
+        else:
+            stack.callback(StoreLock(self._dir.root / "run" / "master").release)
+            store = await open_etcd(self.config.etcd, self._clock)
+        stack.push_async_callback(store.close)
+        return store
+
+    def _environment(self, store: Store, cache: WatchCache) -> Environment:
         registry = ResourceRegistry.builtin()
         reader = CacheReader(cache, registry)
         tokens = ServiceAccountTokens(
@@ -203,11 +228,16 @@ class Master:
         api.nonresource.address = f"{self.config.advertise_address}:{self.config.port}"
         api.nonresource.live["store"] = lambda: "the store is closed" if self._follow.done() else None
         api.nonresource.ready["shutdown"] = lambda: "shutting down" if server.closing else None
+        if self.config.etcd is not None:
+            self._state["etcd"] = "not reached yet"
+            api.nonresource.ready["etcd"] = lambda: self._state["etcd"]
+            loaded = api.environment.cache.loaded
+            api.nonresource.ready["watch-cache"] = lambda: None if loaded.is_set() else "not loaded yet"
         self._state["bootstrap"] = "not finished"
         for role in self.config.roles:
             if role != API:
                 self._state[role] = "not started"
-        for name in self._state:
+        for name in [name for name in self._state if name != "etcd"]:
             # the names that kube-apiserver gives to what it does after its start
             api.nonresource.ready[f"poststarthook/{name}"] = lambda name=name: self._state[name]  # type: ignore[misc]
 
@@ -229,7 +259,14 @@ class Master:
         parts: list[Coroutine[Any, Any, None]] = [memory.trim_periodically(self._clock)]
         if API in self.config.roles:
             parts += [self._bootstrap(), self._renew_certificates()]
-            parts.append(compact_periodically(self._store, self._clock))
+            if self.config.etcd is None:
+                parts.append(compact_periodically(self._store, self._clock))
+            else:
+                parts += [
+                    compact_in_turn(self._store, self._clock),
+                    watch_health(self._store, self._clock, lambda wrong: self._state.update(etcd=wrong)),
+                    self._keep_endpoints(),
+                ]
         clients = {role: Client(t, user_agent=f"ktool-{role}") for role, t in transports.items()}
         if clients:
             reader = clients.get(CONTROLLERS) or clients[SCHEDULER]
@@ -243,7 +280,7 @@ class Master:
         async with asyncio.TaskGroup() as group:
             group.create_task(factory.run(), name="informers")
             for role, client in clients.items():
-                start = _scheduler if role == SCHEDULER else self._controllers
+                start = self._scheduler if role == SCHEDULER else self._controllers
                 group.create_task(self._keep_running(role, start, client, factory), name=role)
 
     def _controllers(self, client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
@@ -252,20 +289,50 @@ class Master:
 
         # With the store in this process, whose lock admits one master, a restarted one is the same as before and need
         # not wait for the Lease of the one that was killed.
-        alone = API in self.config.roles
-        host = socket.gethostname()
+        alone = API in self.config.roles and self.config.etcd is None
         config = ControllersConfig(
-            identity=host if alone else f"{host}-{uuid.uuid4()}",
+            identity=socket.gethostname() if alone else self._identity,
             several_masters=not alone,
             ca_cert_file=self._certificates.ca_cert,
             ca_key_file=self._certificates.ca_key,
             server_url=self._addresses.url,
-            advertise_addresses=(self.config.advertise_address,),
+            # of several masters each keeps its own endpoints
+            advertise_addresses=(self.config.advertise_address,) if self.config.etcd is None else (),
             secure_port=self.config.port,
             service_cidr=self.config.service_cidr,
             pod_cidr=self.config.pod_cidr,
         )
         return Controllers(client, factory, config, clock=self._clock).run()
+
+    def _scheduler(self, client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
+        from control.scheduler.scheduler import Scheduler
+
+        if self.config.etcd is None:
+            return Scheduler(client, factory).run()
+        elector = LeaderElector(
+            client,
+            namespace=SCHEDULER_LEASE[0],
+            name=SCHEDULER_LEASE[1],
+            identity=self._identity,
+            clock=self._clock,
+        )
+        return elector.run(lambda: Scheduler(client, factory, clock=self._clock).run())
+
+    async def _keep_endpoints(self) -> None:
+        """Keep this master among the endpoints of the Service `kubernetes`."""
+        from control.controllers.kubernetes_service import Address
+        from control.endpoint_reconciler import EndpointReconciler
+
+        await self._bootstrapped.wait()
+        where = Address(
+            addresses=(self.config.advertise_address,),
+            port=self.config.port,
+            service_cidr=self.config.service_cidr,
+            url=self._addresses.url,
+            ca="",
+        )
+        client = Client(LocalTransport(self._api_server, BOOTSTRAP_USER))
+        await EndpointReconciler(self._store, client, where, clock=self._clock).run()
 
     async def _keep_running(
         self,
@@ -294,6 +361,7 @@ class Master:
     async def _bootstrap(self) -> None:
         """See to the objects that a cluster begins with; again until all are there."""
         client = Client(LocalTransport(self._api_server, BOOTSTRAP_USER))
+        await self._api_server.environment.cache.loaded.wait()
         delay = RESTART_SECONDS[0]
         while failures := await bootstrap.ensure_objects(client):
             for failure in failures:
@@ -314,12 +382,6 @@ class Master:
                     self._kubelet_tls = None
             except (pki.PKIError, OSError) as error:
                 log.error("certificates cannot be renewed: %s", error)
-
-
-def _scheduler(client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
-    from control.scheduler.scheduler import Scheduler
-
-    return Scheduler(client, factory).run()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ class EtcdServer:
         return EtcdConfig(endpoints=parse_endpoints(self.url), ca=self.ca, cert=self.cert, key=self.key, prefix=prefix)
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start it, and wait until it serves: one that was killed before its first commit would never start again."""
         peer = f"http://127.0.0.1:{self._peer_port}"
         command = [ETCD, "--name", "test", "--data-dir", str(self.folder / "data"), "--logger", "zap"]
         command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
@@ -66,12 +67,24 @@ class EtcdServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            if self._serves():
                 return
             time.sleep(0.02)
         log_end = (self.folder / "etcd.log").read_text()[-2000:]
         self.kill()
         raise AssertionError(f"etcd does not start:\n{log_end}")
+
+    def _serves(self) -> bool:
+        # it listens early, and shakes hands when it has a leader
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(self.cert, self.key)
+        address = ("127.0.0.1", self.port)
+        try:
+            raw = socket.create_connection(address, timeout=2)
+            with raw, context.wrap_socket(raw, server_hostname=address[0]):
+                return True
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """kill -9."""

@@ -112,6 +112,10 @@ class Api:
         return response
 
     async def _answer(self, call: Call, user: UserInfo | None) -> Response:
+        public = not call.info.is_resource_request and nonresource.is_public(call.info.path)
+        if not public and not self.environment.cache.loaded.is_set():
+            # without the objects nobody can be told from anybody else
+            raise status.service_unavailable("the server has not read its store yet, please try again")
         await self._authenticate(call, user)
         await self._authorize(call)
         if not call.info.is_resource_request:

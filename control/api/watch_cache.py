@@ -186,13 +186,15 @@ class ResourceCache:
 class WatchCache:
     """The caches of all resources, fed by one watch of the store.
 
-    `start` loads what the store holds; `run` follows it until cancelled.
+    `start` loads what the store holds; `run` follows it until cancelled, and loads it first if that was not done.
     """
 
     def __init__(self, store: Store, *, clock: Clock | None = None, window_changes: int = WINDOW_CHANGES) -> None:
         self.store = store
         self._window_changes = window_changes
         self.revision = 0
+        # set once the store's objects are in memory: before that nothing can be answered
+        self.loaded = asyncio.Event()
         self._loaded_revision = 0
         self._clock = clock or SystemClock()
         self._caches: dict[str, ResourceCache] = {}
@@ -224,6 +226,7 @@ class WatchCache:
         for prefix in {**self._caches, **found}:
             self.of_prefix(prefix).load(found.get(prefix, ()), revision)
         self._advance(revision)
+        self.loaded.set()
 
     async def run(self) -> None:
         """Follow the store and send bookmarks, until cancelled or until the store is closed (StoreClosedError)."""
@@ -232,15 +235,19 @@ class WatchCache:
             await self._follow()
 
     async def _follow(self) -> None:
+        begin = not self.loaded.is_set()
         while True:
             try:
+                if begin:
+                    await self.start()
+                    begin = False
                 async with self.store.watch("", from_revision=self.revision + 1) as watch:
                     async for events in watch:
                         self._take(events)
             except CompactedError as error:
                 # only if this process was stopped for longer than the history is kept
                 log.warning("the store's history was compacted before it was read, loading everything again: %s", error)
-                await self.start()
+                begin = True
             except StoreUnavailableError as error:
                 log.error("cannot follow the store, trying again: %s", error)
                 await self._clock.sleep(RETRY_SECONDS)

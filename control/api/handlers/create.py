@@ -37,6 +37,8 @@ async def create_object(
     metadata = obj["metadata"]
     strategy.check_namespace(obj, resource, namespace)
     if resource.kind.namespaced:
+        if environment.reader.get(NAMESPACES, "", namespace) is None:
+            await environment.cache.fresh()  # another master may have just created it
         check_namespace_accepts(environment, resource, namespace, metadata.get("name", ""))
     base = "" if metadata.get("name") else metadata.get("generateName", "")
     strategy.begin(obj, resource, environment.clock.time())

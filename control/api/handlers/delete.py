@@ -98,6 +98,7 @@ async def delete_object(
 ) -> Deleted:
     """Delete by DeleteOptions. ApiError 404, 409 (preconditions), 422 (options), or what admission says."""
     policy = propagation_policy(options)
+    await environment.cache.fresh()  # another master may have just created it
     admitted = False
     for _ in range(ATTEMPTS):
         entry = environment.storage.get(resource, namespace, name)

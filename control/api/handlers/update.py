@@ -47,9 +47,15 @@ async def update_object(
     one, the answer is ApiError 409 and nothing is tried again. `attributes.subresource` tells what may change.
     """
     subresource = attributes.subresource
+    newest = False
     for _ in range(ATTEMPTS):
         entry = environment.storage.get(resource, namespace, name)
         if entry is None:
+            if not newest:
+                # another master may have just created it
+                newest = True
+                await environment.cache.fresh()
+                continue
             raise strategy.not_found(resource, name)
         entry = entry.seen_as(resource)
         old = entry.parse()
@@ -58,6 +64,11 @@ async def update_object(
             return entry
         seen = changed["metadata"].get("resourceVersion")
         if seen and seen != str(entry.revision):
+            if not newest:
+                # what the client has seen may be newer: it may come from another master
+                newest = True
+                await environment.cache.fresh()
+                continue
             raise strategy.conflict(resource, name)
         strategy.check_preconditions({"uid": changed["metadata"].get("uid")}, old, resource)
         new = strategy.carry_over(changed, old, resource, subresource)
@@ -75,6 +86,11 @@ async def update_object(
                 return removed
             continue
         if strategy.same(new, old):
+            if not newest:
+                # nothing to write, if this is what there is: another master may have just changed it
+                newest = True
+                await environment.cache.fresh()
+                continue
             return entry
         if attributes.dry_run:
             return dry_entry(resource, new, entry.revision)

@@ -154,7 +154,8 @@ class EtcdWatch:
             pause = self._retry.pause(attempt, len(self._calls.members), elapsed=self._clock.monotonic() - began)
             if pause is None:
                 raise StoreUnavailableError(f"etcd cannot be watched: {details}", mend=MEND)
-            log.info("a watch of etcd broke off at revision %d, opening it again: %s", self._next, details)
+            level = logging.INFO if attempt == 1 else logging.DEBUG
+            log.log(level, "a watch of etcd broke off at revision %d, opening it again: %s", self._next, details)
             await self._clock.sleep(pause)
 
     async def _open(self, member: Member) -> None:

@@ -1,0 +1,247 @@
+"""The etcd engine's decisions: where etcd is, what an error means, what is repeated. (Its promises: tests/contract.)"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.store.errors import ConflictError, StoreClosedError, StoreUnavailableError, ValueTooLargeError
+from control.store.etcd import rpc_pb2 as rpc
+from control.store.etcd.backend import EtcdStore
+from control.store.etcd.calls import CallError, Calls
+from control.store.etcd.config import Endpoint, EtcdConfig, parse_endpoints
+from control.store.etcd.failure import Meaning, Retry, meaning
+from control.store.etcd.messages import Keys, lacks_previous
+from kube.clock import SystemClock
+from kube.errors import KtoolError
+from tests import etcd
+from tests.contract.store_engines import take
+from tests.control.master_process import free_port
+
+Code = grpc.StatusCode
+HERE = Endpoint("127.0.0.1:2379", False)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("https://10.0.0.1:2379", [("10.0.0.1:2379", True)]),
+            ("https://etcd.example", [("etcd.example:2379", True)]),
+            ("https://a:1, https://b:2,https://a:1", [("a:1", True), ("b:2", True)]),
+            ("http://[::1]:2379/", [("[::1]:2379", False)]),
+            ("", []),
+        ],
+    )
+    def test_endpoints(self, text: str, expected: list[tuple[str, bool]]) -> None:
+        assert [(e.target, e.tls) for e in parse_endpoints(text)] == expected
+
+    @pytest.mark.parametrize(
+        "text", ["10.0.0.1:2379", "ftp://a", "https://", "https://a:port", "https://a/b", "https://u@a"]
+    )
+    def test_endpoints_that_make_no_sense(self, text: str) -> None:
+        with pytest.raises(KtoolError) as caught:
+            parse_endpoints(text)
+        assert "https://HOST:2379" in caught.value.wanted
+
+    @pytest.mark.parametrize(
+        ("fields", "part"),
+        [
+            ({"endpoints": ()}, "--etcd-endpoints"),
+            ({"cert": Path("c")}, "--etcd-cert alone"),
+            ({"key": Path("c")}, "--etcd-key alone"),
+            ({"endpoints": (Endpoint("a:1", True),)}, "--etcd-ca"),
+            ({"prefix": "ktool"}, "--etcd-prefix"),
+            ({"prefix": "/ktool/"}, "--etcd-prefix"),
+        ],
+    )
+    def test_what_does_not_fit_together(self, fields: dict[str, Any], part: str) -> None:
+        with pytest.raises(KtoolError) as caught:
+            EtcdConfig(**{"endpoints": (HERE,), **fields})
+        assert part in str(caught.value)
+
+    async def test_certificates_that_are_not_there(self, tmp_path: Path) -> None:
+        config = EtcdConfig(endpoints=(Endpoint("a:1", True),), ca=tmp_path / "none.crt")
+        with pytest.raises(StoreUnavailableError, match=r"none\.crt"):
+            await EtcdStore.open(config)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Meaning.COMPACTED),
+        (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision", Meaning.FUTURE),
+        (Code.NOT_FOUND, "etcdserver: requested lease not found", Meaning.NO_LEASE),
+        (Code.INVALID_ARGUMENT, "etcdserver: request is too large", Meaning.TOO_LARGE),
+        (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Meaning.NOT_SENT),
+        (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Meaning.NOT_SENT),
+        (Code.UNAVAILABLE, "failed to connect to all addresses; last error: ...", Meaning.NOT_SENT),
+        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Meaning.DENIED),
+        (Code.UNAVAILABLE, "Socket closed", Meaning.UNKNOWN),
+        (Code.UNAVAILABLE, "etcdserver: leader changed", Meaning.UNKNOWN),
+        (Code.UNAVAILABLE, "etcdserver: request timed out", Meaning.UNKNOWN),
+        (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", Meaning.UNKNOWN),
+    ],
+)
+def test_what_an_error_means(code: grpc.StatusCode, details: str, expected: Meaning) -> None:
+    assert meaning(code, details) is expected
+
+
+@pytest.mark.parametrize(
+    ("attempt", "members", "elapsed", "expected"),
+    [
+        (1, 1, 0.0, 0.05),
+        (2, 1, 0.0, 0.1),
+        (9, 1, 0.0, 1.0),
+        (1, 3, 0.0, 0.0),  # the others first
+        (2, 3, 0.0, 0.0),
+        (3, 3, 0.0, 0.05),
+        (4, 3, 0.0, 0.0),
+        (6, 3, 0.0, 0.1),
+        (9, 1, 4.5, None),
+        (1, 3, 5.0, None),
+    ],
+)
+def test_when_to_try_again(attempt: int, members: int, elapsed: float, expected: float | None) -> None:
+    assert Retry().pause(attempt, members, elapsed=elapsed) == expected
+
+
+@given(st.text(max_size=5), st.text(max_size=5), st.text(max_size=5), st.sampled_from(["", "/ktool"]))
+def test_the_bounds_of_a_prefix_hold_its_keys_and_no_others(prefix: str, key: str, after: str, root: str) -> None:
+    try:
+        key.encode(), prefix.encode(), after.encode()
+    except UnicodeEncodeError:
+        return
+    keys = Keys(root)
+    low, end = keys.bounds(prefix, after)
+    encoded = keys.encode(key)
+    inside = low <= encoded and (end == b"\x00" or encoded < end)
+    if key:
+        assert inside == (key.startswith(prefix) and (not after or key > after))
+    assert keys.decode(encoded) == key
+
+
+def test_an_event_whose_past_is_forgotten_is_told_from_one_that_had_none() -> None:
+    new = rpc.KeyValue(key=b"a", create_revision=5, mod_revision=5)
+    changed = rpc.KeyValue(key=b"a", create_revision=4, mod_revision=5)
+    assert not lacks_previous(rpc.Event(type=rpc.Event.PUT, kv=new))
+    assert lacks_previous(rpc.Event(type=rpc.Event.PUT, kv=changed))
+    assert not lacks_previous(rpc.Event(type=rpc.Event.PUT, kv=changed, prev_kv=new))
+    assert lacks_previous(rpc.Event(type=rpc.Event.DELETE, kv=rpc.KeyValue(key=b"a", mod_revision=5)))
+
+
+class Script:
+    """A member's call that fails as told, then succeeds."""
+
+    def __init__(self, *failures: tuple[grpc.StatusCode, str]) -> None:
+        self.failures = [*failures]
+        self.targets: list[str] = []
+
+    def __call__(self, member: Any) -> Callable[..., Any]:
+        async def call(request: Any, **_: Any) -> Any:
+            self.targets.append(member.target)
+            if self.failures:
+                none = grpc.aio.Metadata()
+                code, details = self.failures.pop(0)
+                raise grpc.aio.AioRpcError(code, none, none, details)
+            return request
+
+        return call
+
+
+RESET = (Code.UNAVAILABLE, "Socket closed")
+REFUSED = (Code.UNAVAILABLE, "failed to connect to all addresses")
+
+
+class TestCalls:
+    def calls(self) -> Calls:
+        endpoints = (Endpoint("one:1", False), Endpoint("two:1", False))
+        return Calls(EtcdConfig(endpoints=endpoints), SystemClock(), retry=Retry(seconds=0.3, first_pause=0.01))
+
+    async def test_a_read_goes_on_to_the_next_member_and_stays_there(self) -> None:
+        calls, script = self.calls(), Script(RESET)
+        assert await calls.read(script, "r") == "r"
+        assert await calls.read(script, "r") == "r"
+        assert script.targets == ["one:1", "two:1", "two:1"]
+        await calls.close()
+
+    async def test_a_read_gives_up_at_last(self) -> None:
+        calls, script = self.calls(), Script(*[RESET] * 1000)
+        with pytest.raises(StoreUnavailableError, match="Socket closed"):
+            await calls.read(script, "r")
+        assert 4 < len(script.targets) < 100
+        await calls.close()
+
+    async def test_a_write_with_unknown_outcome_is_never_repeated(self) -> None:
+        calls, script = self.calls(), Script(REFUSED, RESET)
+        with pytest.raises(StoreUnavailableError, match="Socket closed"):
+            await calls.write(script, "w")
+        assert script.targets == ["one:1", "two:1"]  # the first attempt reached nobody
+        assert calls.members.current.target == "one:1"
+        await calls.close()
+
+    async def test_what_etcd_refuses_is_not_tried_elsewhere(self) -> None:
+        calls, script = self.calls(), Script((Code.OUT_OF_RANGE, "required revision has been compacted"))
+        with pytest.raises(CallError):
+            await calls.read(script, "r")
+        with pytest.raises(StoreUnavailableError, match="refuses"):
+            await calls.read(Script((Code.PERMISSION_DENIED, "permission denied")), "r")
+        assert script.targets == ["one:1"]
+        await calls.close()
+        with pytest.raises(StoreClosedError):
+            await calls.read(script, "r")
+
+
+@pytest.mark.skipif(etcd.missing() != "", reason=etcd.missing())
+class TestRealEtcd:
+    async def test_failover_strangers_prefixes_and_sizes(self, tmp_path: Path) -> None:
+        with etcd.etcd(tmp_path) as server:
+            config = server.config()
+            dead = parse_endpoints(f"https://127.0.0.1:{free_port()}")
+            store = await EtcdStore.open(
+                EtcdConfig(endpoints=dead + config.endpoints, ca=config.ca, cert=config.cert, key=config.key)
+            )
+            other = await EtcdStore.open(server.config(prefix="/other"))
+            try:
+                revision = await store.put("/a", b"ours", expected_revision=0)
+                assert await other.get("/a") is None
+                assert await other.put("/a", b"theirs") == revision + 1
+                async with store.watch("", from_revision=revision) as watch:
+                    await store.put("/a", bytes(5 << 10))
+                    assert [event.kv.key for event in await take(watch, 2)] == ["/a", "/a"]
+                    assert watch.progress == await store.revision()  # theirs counts, and is not told
+                assert [kv.value for kv in (await other.range("")).items] == [b"theirs"]
+                with pytest.raises(ValueTooLargeError):
+                    await store.put("/big", bytes(2 << 20))
+                # an answer beyond gRPC's 4 MiB
+                for n in range(6):
+                    await store.put(f"/many/{n}", bytes(1 << 20))
+                assert sum(len(kv.value) for kv in (await store.range("/many/")).items) == 6 << 20
+                with pytest.raises(ConflictError):
+                    await store.put("/a", b"", expected_revision=revision)
+            finally:
+                await store.close()
+                await other.close()
+
+    async def test_who_shows_no_certificate_is_refused(self, tmp_path: Path) -> None:
+        with etcd.etcd(tmp_path) as server:
+            config = EtcdConfig(endpoints=server.config().endpoints, ca=server.ca)
+            store = await EtcdStore.open(config, retry=Retry(seconds=0.5))
+            with pytest.raises(StoreUnavailableError):
+                await store.get("/a")
+            await store.close()
+
+
+def test_the_embedded_store_does_not_pay_for_grpc() -> None:
+    code = "import sys, control.master; print([m for m in ('grpc', 'google.protobuf') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "[]"
