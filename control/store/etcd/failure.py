@@ -31,7 +31,7 @@ _BY_TEXT = (
     ("revision is a future revision", Meaning.FUTURE),
     ("lease not found", Meaning.NO_LEASE),
     ("request is too large", Meaning.TOO_LARGE),
-    ("trying to send message larger than max", Meaning.TOO_LARGE),
+    ("message larger than max", Meaning.TOO_LARGE),  # gRPC's limit, of either side
     # gRPC's own words for a call that it never sent
     ("failed to connect to all addresses", Meaning.NOT_SENT),
     # etcd refuses these before it proposes anything
