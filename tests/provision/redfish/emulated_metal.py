@@ -17,17 +17,22 @@ from tests.provision.redfish.redfish_service import RedfishService, redfish_serv
 
 OVMF = Path("/usr/share/OVMF")
 BRIDGE, ADDRESS = "kt-metal", "198.51.100.1"
-MEMORY_MIB, DISK_GIB = 1024, 6
+DISK_GIB = 6
+X86_64_V2 = ("cx16", "lahf_lm", "popcnt", "sse4.1", "sse4.2", "ssse3")
 
 
 @dataclass(frozen=True)
 class BareMetal:
-    """One machine. `console` is what it wrote to its serial port, `uefi` whether its firmware is UEFI or a BIOS."""
+    """One machine. `console` is what it wrote to its serial port, `uefi` whether its firmware is UEFI or a BIOS.
+
+    Its processor is a plain one, with what x86-64-v2 has: a master's compiled Python packages want that."""
 
     name: str
     mac: str
     console: Path
     uefi: bool = False
+    memory_mib: int = 1024
+    cpus: int = 1
 
 
 @contextlib.contextmanager
@@ -72,11 +77,12 @@ def _domain_xml(machine: BareMetal, disk: Path) -> str:
         if machine.uefi
         else ""
     )
+    features = "".join(f"<feature policy='require' name='{name}'/>" for name in X86_64_V2)
     return f"""
 <domain type='qemu'>
   <name>{machine.name}</name>
-  <memory unit='MiB'>{MEMORY_MIB}</memory><vcpu>1</vcpu>
-  <cpu mode='custom'><model>qemu64</model></cpu>
+  <memory unit='MiB'>{machine.memory_mib}</memory><vcpu>{machine.cpus}</vcpu>
+  <cpu mode='custom' match='exact' check='none'><model>qemu64</model>{features}</cpu>
   <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}<boot dev='hd'/></os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
