@@ -244,32 +244,34 @@ def image_command(inventory: Path, bundle: Path | None) -> None:
 @inventory_option
 @only_option
 @click.argument("name", required=False)
-def snapshot_command(inventory: Path, only: tuple[str, ...], name: str | None) -> None:
+@shared.passwords
+def snapshot_command(inventory: Path, only: tuple[str, ...], name: str | None, passwords: Passwords) -> None:
     """Keep the state of a lab's machines under a NAME; without one, list what there is."""
     from ktool.output.machines import shown
     from provision.lab.snapshots import list_snapshots, snapshot
 
     lab, state = read_lab(inventory, only)
     if name is None:
-        for machine, names in run(list_snapshots(lab, state, only)).items():
+        for machine, names in run(list_snapshots(lab, state, only, passwords)).items():
             click.echo(f"{machine}: {', '.join(names) or '-'}")
         return
     with shown([machine.name for machine in lab.machines]) as progress:
-        run(snapshot(lab, state, name, only, progress))
+        run(snapshot(lab, state, name, only, progress, passwords))
 
 
 @command.command("restore")
 @inventory_option
 @only_option
 @click.argument("name")
-def restore_command(inventory: Path, only: tuple[str, ...], name: str) -> None:
+@shared.passwords
+def restore_command(inventory: Path, only: tuple[str, ...], name: str, passwords: Passwords) -> None:
     """Bring the state of a lab's machines back that `snapshot` kept under a NAME."""
     from ktool.output.machines import shown
     from provision.lab.snapshots import restore
 
     lab, state = read_lab(inventory, only)
     with shown([machine.name for machine in lab.machines]) as progress:
-        run(restore(lab, state, name, only, progress))
+        run(restore(lab, state, name, only, progress, passwords))
 
 
 def read_lab(inventory: Path, only: tuple[str, ...] = ()) -> tuple[Lab, LabState]:

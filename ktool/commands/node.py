@@ -211,19 +211,47 @@ def why_command(inventory: Path, name: str, output: str | None, passwords: Passw
     raise SystemExit(1 if reasons else 0)
 
 
-@command.command("ssh", context_settings={"ignore_unknown_options": True})
+class CommandAtTheEnd(click.Command):
+    """`[OPTION]... NAME [OPTION]... [COMMAND]...`: from the second word on all is the COMMAND's own, as with ssh."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        return super().parse_args(ctx, command_apart(args))
+
+
+def command_apart(args: list[str], with_value: tuple[str, ...] = ("-i", "--inventory")) -> list[str]:
+    """The arguments with `--` before the second one that is no option; `with_value` are options that take a value."""
+    words = 0
+    for at, argument in enumerate(args):
+        if argument == "--":
+            break
+        if argument.startswith("-") or (at > 0 and args[at - 1] in with_value):
+            continue
+        words += 1
+        if words == 2:
+            return [*args[:at], "--", *args[at:]]
+    return args
+
+
+@command.command("ssh", cls=CommandAtTheEnd)
 @click.argument("name")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
 @inventory_option
-def ssh_command(inventory: Path, name: str, arguments: tuple[str, ...]) -> None:
-    """A shell on a machine of the lab, or a command there, with the lab's key and pinned host keys."""
-    from provision.ansible.hosts import Host, SSHFiles, known_hosts, ssh_arguments, ssh_config
+@options.passwords
+def ssh_command(inventory: Path, name: str, arguments: tuple[str, ...], passwords: Passwords) -> None:
+    """A shell on a machine of the lab, or a command there, with the lab's key and pinned host keys.
+
+    With -k, or `ansible_password` in the inventory, ssh need not ask for the password. Nobody becomes root here, so
+    -K does nothing more: sudo asks on your terminal.
+    """
+    from provision.ansible.hosts import JUMP, Host, SSHFiles, known_hosts, ssh_arguments, ssh_config
     from provision.providers.factory import provider_for
 
     lab, state = read_lab(inventory, (name,))
     machine = _machine(lab, name)
     provider = provider_for(lab, state, machine)
     endpoint = provider.endpoint(machine, lambda line: click.echo(line, err=True), timeout=20)
+    endpoint = passwords.given_to(endpoint)
     host = Host(name=name, endpoint=endpoint)
     files = SSHFiles(state.identity.with_name(f"{name}.config"), state.identity.with_name(f"{name}.known_hosts"))
     state.create()
@@ -234,6 +262,10 @@ def ssh_command(inventory: Path, name: str, arguments: tuple[str, ...]) -> None:
     line.append(f"{endpoint.user}@{endpoint.address}")
     if arguments:
         line.append(shlex.join(arguments) if len(arguments) > 1 else arguments[0])
+    if endpoint.password:
+        from provision.ssh import terminal
+
+        raise SystemExit(terminal.run(line, password=endpoint.password, jump=JUMP))
     os.execvp(line[0], line)  # noqa: S606 (the terminal is the user's from here on)
 
 

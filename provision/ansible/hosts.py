@@ -13,6 +13,7 @@ from provision.inventory.lab import Lab, Machine
 from provision.ssh.endpoint import Endpoint
 
 PYTHON = "/usr/bin/python3"
+JUMP = "ktool-jump-"
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 # What an inventory says of the way to a machine is in its endpoint already, checked and complete.
 _CONNECTION_VARIABLES = frozenset(
@@ -195,7 +196,7 @@ def jumps(endpoint: Endpoint | None) -> list[Endpoint]:
 
 def jump_name(host: str, number: int) -> str:
     """What a jump host is called in the configuration."""
-    return f"ktool-jump-{number}.{host}"
+    return f"{JUMP}{number}.{host}"
 
 
 def _options(given: Mapping[str, str | list[str]]) -> list[str]:

@@ -74,10 +74,11 @@ class _Removal:
         self._journal = LabJournal(open_lab.state.journal)
 
     async def run(self) -> None:
-        found = (await self._open.find()).get(self._name)
+        # It may be there twice: made by one provider, before the inventory named another.
+        found = [one for one in (await self._open.find()).values() if one.name == self._name]
         machine = self._open.lab.machine(self._name)
         had_node = await self._drain()
-        if found is None and not had_node:
+        if not found and not had_node:
             raise KtoolError(
                 f"there is no machine {self._name}",
                 found="neither in the inventory, nor made for this lab, nor a node of its cluster",
@@ -86,14 +87,11 @@ class _Removal:
         made = machine is None or machine.provider in MAKING
         if machine is not None and (not made or self._options.keep_machine):
             await self._clear()
-        if made and not self._options.keep_machine and found is not None and found.state is not MachineState.ABSENT:
-            with doing(self._progress, self._journal, self._name, LabStep.REMOVE, result="removed") as step:
-                providers = [self._open.provider(machine)] if machine else list(self._open.providers.values())
-                for provider in providers:
-                    await asyncio.to_thread(provider.remove, self._name, step.report)
-            off = machine is not None and machine.provider is ProviderName.REDFISH
-            self._result.did.append("machine switched off" if off else "machine removed, with its disks")
-        if machine is None and not self._result.did and found is None:
+        if not self._options.keep_machine and any(
+            one.state is not MachineState.ABSENT and (made or not one.known) for one in found
+        ):
+            await self._remove()
+        if machine is None and not self._result.did and not found:
             self._result.remains.append(
                 f"ktool on {self._name}, which the inventory does not have: `ktool reset` there"
             )
@@ -135,6 +133,14 @@ class _Removal:
                 step.result = f"{len(gone)} pods moved away"
         self._result.did.append(f"{len(gone)} pods moved away")
         return True
+
+    async def _remove(self) -> None:
+        """Have every provider that makes machines remove its own of that name."""
+        with doing(self._progress, self._journal, self._name, LabStep.REMOVE, result="removed") as step:
+            for name, provider in self._open.providers.items():
+                if name in MAKING and await asyncio.to_thread(provider.remove, self._name, step.report):
+                    off = name is ProviderName.REDFISH
+                    self._result.did.append("machine switched off" if off else "machine removed, with its disks")
 
     async def _delete_node(self) -> None:
         master = await self._open.master_connection()

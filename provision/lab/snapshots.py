@@ -9,7 +9,7 @@ from kube.errors import KtoolError
 from provision import lock
 from provision.inventory.lab import Lab, Machine
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
-from provision.lab.open_lab import opened
+from provision.lab.open_lab import NO_PASSWORDS, Passwords, opened
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
 
@@ -26,22 +26,38 @@ def _made(lab: Lab, only: Collection[str]) -> list[Machine]:
     return found
 
 
-async def list_snapshots(lab: Lab, state: LabState, only: Collection[str] = ()) -> dict[str, list[str]]:
+async def list_snapshots(
+    lab: Lab, state: LabState, only: Collection[str] = (), passwords: Passwords = NO_PASSWORDS
+) -> dict[str, list[str]]:
     """Names of the snapshots of each machine."""
-    async with opened(lab, state) as open_lab:
+    async with opened(lab, state, passwords=passwords) as open_lab:
         machines = _made(lab, only)
         names = await asyncio.gather(*(asyncio.to_thread(open_lab.provider(m).snapshots, m) for m in machines))
         return dict(zip((m.name for m in machines), names, strict=True))
 
 
-async def snapshot(lab: Lab, state: LabState, name: str, only: Collection[str], progress: LabProgress) -> None:
+async def snapshot(
+    lab: Lab,
+    state: LabState,
+    name: str,
+    only: Collection[str],
+    progress: LabProgress,
+    passwords: Passwords = NO_PASSWORDS,
+) -> None:
     """Keep the present state of the machines. KtoolError from the first machine that fails, after all were tried."""
-    await _each(lab, state, name, only, progress, step=LabStep.SNAPSHOT)
+    await _each(lab, state, name, only, progress, passwords, step=LabStep.SNAPSHOT)
 
 
-async def restore(lab: Lab, state: LabState, name: str, only: Collection[str], progress: LabProgress) -> None:
+async def restore(
+    lab: Lab,
+    state: LabState,
+    name: str,
+    only: Collection[str],
+    progress: LabProgress,
+    passwords: Passwords = NO_PASSWORDS,
+) -> None:
     """Bring a kept state back on all machines. KtoolError, before anything is changed, if one does not have it."""
-    missing = [m for m, names in (await list_snapshots(lab, state, only)).items() if name not in names]
+    missing = [m for m, names in (await list_snapshots(lab, state, only, passwords)).items() if name not in names]
     if missing:
         raise KtoolError(
             f"there is no snapshot {name!r}",
@@ -49,15 +65,22 @@ async def restore(lab: Lab, state: LabState, name: str, only: Collection[str], p
             wanted="one on every machine",
             mend=f"ktool lab snapshot -i {lab.source} lists what there is",
         )
-    await _each(lab, state, name, only, progress, step=LabStep.RESTORE)
+    await _each(lab, state, name, only, progress, passwords, step=LabStep.RESTORE)
 
 
 async def _each(
-    lab: Lab, state: LabState, name: str, only: Collection[str], progress: LabProgress, *, step: LabStep
+    lab: Lab,
+    state: LabState,
+    name: str,
+    only: Collection[str],
+    progress: LabProgress,
+    passwords: Passwords,
+    *,
+    step: LabStep,
 ) -> None:
     with lock.held(state.path):
         journal = LabJournal(state.journal)
-        async with opened(lab, state) as open_lab:
+        async with opened(lab, state, passwords=passwords) as open_lab:
 
             async def one(machine: Machine) -> None:
                 provider = open_lab.provider(machine)
