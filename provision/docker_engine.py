@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 SERVICE = "docker"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+# Of an engine that starts with its machine: an emulated one that has other work took more than three minutes.
+BOOT_SECONDS = 300.0
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _SAVES = ("iptables-save", "ip6tables-save")
@@ -142,17 +144,22 @@ def ensure(
     `dockerd` is the program's path. Raises KtoolError with the end of dockerd's log if it does not answer in time.
     """
     change = journal.find(ChangeKind.DOCKER, str(paths.socket))
+    origin = _before(change).origin if change else EngineOrigin.EXISTING
     try:
-        origin = _before(change).origin if change else EngineOrigin.EXISTING
         return Engine(paths.socket, version(paths.socket), origin)
     except NotReachable as error:
-        report(f"{error.found}: starting it")
-    if paths.is_default and systemd.is_running() and docker_units.exist(runner):
+        unanswered = error.found
+    by_systemd = paths.is_default and systemd.is_running() and docker_units.exist(runner)
+    if by_systemd and docker_units.is_coming_up(runner):
+        report("it is starting: waiting for it")
+        return Engine(paths.socket, _wait(paths.socket, seconds=BOOT_SECONDS), origin)
+    report(f"{unanswered}: starting it")
+    if by_systemd:
         origin = EngineOrigin.SYSTEMD
         units = docker_units.look(runner)
         journal.record(ChangeKind.DOCKER, str(paths.socket), before=_look(paths, origin, runner, units=units))
         docker_units.start(runner, timeout=START_SECONDS)
-        return Engine(paths.socket, _wait(paths.socket, supervisor=None, log_path=None), origin)
+        return Engine(paths.socket, _wait(paths.socket), origin)
     if not dockerd:
         raise KtoolError(
             "Docker Engine is not installed",
@@ -268,8 +275,14 @@ def _before(change: Change) -> EngineBefore:
     return msgspec.convert(change.before, EngineBefore)
 
 
-def _wait(socket: Path, *, supervisor: ServiceSupervisor | None, log_path: Path | None) -> str:
-    deadline = time.monotonic() + START_SECONDS
+def _wait(
+    socket: Path,
+    *,
+    supervisor: ServiceSupervisor | None = None,
+    log_path: Path | None = None,
+    seconds: float = START_SECONDS,
+) -> str:
+    deadline = time.monotonic() + seconds
     pause = 0.05
     while True:
         try:
@@ -281,7 +294,7 @@ def _wait(socket: Path, *, supervisor: ServiceSupervisor | None, log_path: Path 
                 raise KtoolError(
                     "Docker Engine does not start",
                     found="; ".join(lines[-3:]) or error.found,
-                    wanted=f"an answer on {socket} within {START_SECONDS:g} s",
+                    wanted=f"an answer on {socket} within {seconds:g} s",
                     mend=f"see {log_path}" if log_path else "see `journalctl -u docker`",
                 ) from error
         time.sleep(pause)

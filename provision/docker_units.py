@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from kube.errors import KtoolError
 from provision import mounts, processes
-from provision.command import Runner, attempt
+from provision.command import CommandFailed, Runner, attempt
 
 ENGINE = "docker.service"
 SOCKET = "docker.socket"
@@ -33,8 +34,25 @@ class UnitStates(msgspec.Struct, frozen=True):
 
 
 def exist(runner: Runner) -> bool:
-    """Whether systemd knows docker.service."""
-    return bool(attempt(runner, ["systemctl", "cat", ENGINE]))
+    """Whether systemd knows docker.service. KtoolError if it does not say, as on a machine that is busy starting: who
+    takes that for a no starts a second engine over the first one's files."""
+    try:
+        runner(["systemctl", "cat", ENGINE])
+    except CommandFailed as failed:
+        if failed.status is not None and "No files found" in failed.output:
+            return False
+        raise KtoolError(
+            "systemd does not say whether Docker Engine is one of its services",
+            found=failed.found,
+            wanted=f"an answer to systemctl cat {ENGINE}",
+            mend="if this machine has just been started, run the same command again in a minute",
+        ) from failed
+    return True
+
+
+def is_coming_up(runner: Runner) -> bool:
+    """Whether the engine was started already, by whomever: it may just not have got so far as to answer."""
+    return _says(runner, "ActiveState", ENGINE) in ("active", "activating", "reloading")
 
 
 def look(runner: Runner) -> UnitStates:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kube.errors import KtoolError
 from provision import docker_units
-from provision.command import CommandFailed
+from provision.command import CommandFailed, Runner
 from provision.docker_units import CONTAINERD, ENGINE, SOCKET, UnitStates
 
 DISTURBED = UnitStates(active=(ENGINE, SOCKET, CONTAINERD), enabled=(ENGINE,))
@@ -45,6 +46,29 @@ class Systemd:
                 raise AssertionError(other)
         self.calls.append(" ".join(argv[1:]))
         return ""
+
+
+def saying(failed: CommandFailed) -> Runner:
+    def run(argv: Sequence[str], **how: object) -> str:
+        raise failed
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("status", "output"), [(1, "Failed to get LoadState: Connection timed out"), (None, "no end within 30 s")]
+)
+def test_no_answer_is_not_a_no(status: int | None, output: str) -> None:
+    with pytest.raises(KtoolError, match="systemd does not say") as raised:
+        docker_units.exist(saying(CommandFailed(["systemctl", "cat", ENGINE], status, output)))
+    assert output in raised.value.found
+    assert "again" in raised.value.mend
+    assert not docker_units.exist(Systemd(UnitStates()))
+
+
+@pytest.mark.parametrize(("active", "expected"), [((ENGINE, SOCKET), True), ((SOCKET,), False)])
+def test_an_engine_that_somebody_has_started(active: tuple[str, ...], expected: bool) -> None:
+    assert docker_units.is_coming_up(Systemd(UnitStates(active=active))) is expected
 
 
 @pytest.fixture(autouse=True)
