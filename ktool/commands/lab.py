@@ -222,14 +222,26 @@ def destroy_command(inventory: Path, yes: bool, passwords: Passwords) -> None:
         raise SystemExit(1)
 
 
-@command.command("image")
-@inventory_option
+@command.group("image", invoke_without_command=True)
+@click.option(
+    "-i",
+    "--inventory",
+    type=click.Path(exists=True, path_type=Path),
+    help="The lab's inventory: a file or folder in Ansible's format.",
+)
 @bundle_option
-def image_command(inventory: Path, bundle: Path | None) -> None:
+@click.pass_context
+def image_command(context: click.Context, inventory: Path | None, bundle: Path | None) -> None:
     """Build or fetch the images that a lab's machines need.
 
     `create` does it too; this is for doing it ahead, where there are package sources or there is a network.
     """
+    if context.invoked_subcommand is not None:
+        if inventory is not None or bundle is not None:
+            raise click.UsageError(f"{context.invoked_subcommand} is for the images of all labs: without -i, --bundle")
+        return
+    if inventory is None:
+        raise click.UsageError("Missing option '-i' / '--inventory'.")
     from provision.bundle.archive import ArchiveRole
     from provision.lab_state import cache_dir
     from provision.machine_image.prepare import prepare_images
@@ -238,6 +250,36 @@ def image_command(inventory: Path, bundle: Path | None) -> None:
     layer = archives_for(bundle)[ArchiveRole.CONTROL].path
     for name, paths in prepare_images(lab, cache_dir(), lambda line: click.echo(line, err=True), layer=layer).items():
         click.echo(f"{name}: {paths}")
+
+
+@image_command.command("prune")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be removed, and remove nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def prune_command(plan_only: bool, yes: bool) -> None:
+    """Remove images that no lab uses from the cache, and say how much room that gave.
+
+    An image stays while there is a lab that was made from it, a disk that is its clone, or a process that has it open.
+    What is removed is made anew when it is wanted. With --plan: exit status 2 if there is something to remove.
+    """
+    from provision.lab.image_uses import prune_images
+    from provision.lab_state import cache_dir
+    from provision.machine_image.cache import MIB
+    from provision.machine_image.prune import Pruning
+
+    def agree(planned: Pruning) -> bool:
+        for path in planned.gone:
+            click.echo(f"  - {path.parent.name}/{path.name}")
+        if planned.gone and not yes:
+            click.confirm(f"Remove them ({planned.size // MIB} MiB)?", abort=True)
+        return True
+
+    found = prune_images(cache_dir(), plan_only=plan_only, agree=agree)
+    if plan_only:
+        for path in found.gone:
+            click.echo(f"  - {path.parent.name}/{path.name}")
+        click.echo(f"{len(found.gone)} to remove ({found.size // MIB} MiB), {len(found.kept)} in use.")
+        raise SystemExit(2 if found.gone else 0)
+    click.echo(f"removed {len(found.gone)} images, {found.size // MIB} MiB; {len(found.kept)} are in use.")
 
 
 @command.command("snapshot")

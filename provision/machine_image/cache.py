@@ -21,6 +21,7 @@ from pathlib import Path
 from kube.errors import KtoolError
 from kube.files import write_atomic
 from provision.command import run
+from provision.machine_image import uses
 from provision.providers.provider import Report
 
 LOCK_SECONDS = 1800.0
@@ -37,9 +38,11 @@ def entry(
     for more than half an hour; whatever `make` raises, with nothing left behind.
     """
     place = cache / kind / key
+    uses.hold(cache)
     if place.is_dir() and not refresh:
         return place
     make_folder(place.parent)
+    uses.hold(cache)
     began = time.time()
     with locked(place.with_name(f".{key}.lock"), report=report, what=f"{kind} {key}"):
         # Whoever held the lock before us may have made what we want.

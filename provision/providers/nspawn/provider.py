@@ -23,6 +23,7 @@ from kube.files import SECRET, write_atomic
 from provision import mounts, processes
 from provision.inventory.lab import Lab, Machine, ProviderName
 from provision.lab_state import LabState, cache_dir
+from provision.machine_image import uses
 from provision.providers.nspawn import boot, cgroups, images, network, outside_view, requirements, seed
 from provision.providers.nspawn.config import (
     MachineConfig,
@@ -82,7 +83,8 @@ class NspawnProvider:
         made = not self._state.identity.exists()
         keys.ensure_key(self._state.identity, comment=f"ktool lab {self._lab.name}")
         for image in dict.fromkeys(machine.image for machine in machines):
-            images.root(image, self._cache, report, layer=self._layer)
+            roots = [images.root(image, self._cache, report, layer=layer) for layer in (self._layer, None)]
+            uses.note(self._cache, self._state.path, f"nspawn {images.label(image)}", roots)
         return self._have_network(report) or made
 
     def create(self, machine: Machine, report: Report) -> bool:

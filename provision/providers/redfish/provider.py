@@ -18,6 +18,7 @@ import msgspec
 from kube.errors import KtoolError
 from provision.inventory.lab import Lab, Machine, ProviderName, RedfishSettings
 from provision.lab_state import LabState, cache_dir
+from provision.machine_image import uses
 from provision.machine_image.bootable import PIECE_MIB
 from provision.providers.provider import Found, MachineState, Report
 from provision.providers.redfish import power, segment
@@ -76,7 +77,8 @@ class RedfishProvider:
         # Images are for machines that are to be installed; one that only is off needs none.
         waiting = [machine for machine in machines if self._phase(machine.name) in (Phase.NEW, Phase.INSTALLING)]
         for image in dict.fromkeys(machine.image for machine in waiting):
-            artifacts(image, self._cache, report, layer=self._layer)
+            whole = artifacts(image, self._cache, report, layer=self._layer)
+            uses.note(self._cache, self._state.path, f"redfish {image.source}", [whole.disk.folder, whole.kernel])
         return made
 
     def create(self, machine: Machine, report: Report) -> bool:
