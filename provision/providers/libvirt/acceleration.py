@@ -20,7 +20,7 @@ import libvirt
 
 from kube.files import write_atomic
 from provision.machine_image.recipe import content_key
-from provision.providers.libvirt.connection import Connection, Handle
+from provision.providers.libvirt.connection import Connection, Handle, doing
 from provision.providers.provider import Report
 
 KVM, EMULATED = "kvm", "qemu"
@@ -66,7 +66,8 @@ def _host(connection: Connection) -> str:
     if connection.place.is_local:
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{connection.place.uri} {connection.handle.getVersion()} {boot}"
+    with doing("libvirt does not tell of its host"):
+        return f"{connection.place.uri} {connection.handle.getVersion()} {boot}"
 
 
 def _kept(note: Path, connection: Connection) -> str:

@@ -131,7 +131,16 @@ def doing(what: str, *, wanted: str = "", mend: str = "") -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         message = error.get_error_message() or str(error)
-        raise KtoolError(what, found=message, wanted=wanted, mend=mend or mend_for(message)) from error
+        raise KtoolError(
+            what,
+            found=message,
+            wanted=wanted or "libvirt does what it is asked",
+            mend=mend or mend_for(message) or "what libvirt says of it: journalctl -u libvirtd",
+        ) from error
+
+
+# The daemon went away while it was talked to.
+_LOST = ("client socket is closed", "connection reset", "end of file while reading", "broken pipe", "keepalive")
 
 
 def mend_for(message: str) -> str:
@@ -145,6 +154,8 @@ def mend_for(message: str) -> str:
         return "give the machines less memory: ktool_memory_mib in the inventory"
     if "virtlogd" in lower or "virtlogd-sock" in lower:
         return "systemctl start virtlogd.socket"
+    if any(sign in lower for sign in _LOST):
+        return "systemctl status libvirtd; when it runs again, the same command goes on"
     if "no space left" in lower:
         return "make room on the libvirt host"
     if "dnsmasq" in lower:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from kube.errors import KtoolError
 from provision.inventory.lab import ImageSettings, Machine
+from provision.lab_state import LabState
+from provision.machine_image import uses
 from provision.machine_image.prepare import VirtualImage, virtual_image
 from provision.machine_image.recipe import machine_architecture
 from provision.providers.libvirt import volume_names
 from provision.providers.libvirt.acceleration import domain_type
-from provision.providers.libvirt.connection import Connection
+from provision.providers.libvirt.connection import Connection, doing
 from provision.providers.libvirt.storage import Storage
 from provision.providers.provider import Report
 
@@ -21,7 +23,10 @@ GIB = 1024**3
 class LabImages:
     """Builds, fetches and uploads images, each once; several threads may ask."""
 
-    def __init__(self, connection: Connection, storage: Storage, *, cache: Path, layer: Path | None) -> None:
+    def __init__(
+        self, connection: Connection, storage: Storage, state: LabState, *, cache: Path, layer: Path | None
+    ) -> None:
+        self._state = state
         self._connection = connection
         self._storage = storage
         self._cache = cache
@@ -33,14 +38,18 @@ class LabImages:
     @property
     def arch(self) -> str:
         """The libvirt host's architecture, as uname says it."""
-        return str(self._connection.handle.getInfo()[0])
+        with doing("libvirt does not tell of its host"):
+            return str(self._connection.handle.getInfo()[0])
 
     def image(self, settings: ImageSettings, report: Report) -> VirtualImage:
         """The image in this machine's cache. KtoolError if it cannot be had, or would not run on the libvirt host."""
         with self._lock:
             if settings not in self._images:
                 self._require_architecture()
-                self._images[settings] = virtual_image(settings, self._cache, report, layer=self._layer)
+                made = virtual_image(settings, self._cache, report, layer=self._layer)
+                boot = [made.boot.kernel] if made.boot is not None else []
+                uses.note(self._cache, self._state.path, f"libvirt {label(settings)}", [made.disk, *boot])
+                self._images[settings] = made
             return self._images[settings]
 
     def upload(self, image: VirtualImage, report: Report) -> bool:

@@ -71,7 +71,7 @@ class LabNetwork:
         """The address that the machine with that hardware address has, or will get; empty if that is not known."""
         if self.wanted.own:
             handle = self._find()
-            return read_network(handle.XMLDesc())[1].get(mac, "") if handle is not None else ""
+            return self._read(handle)[1].get(mac, "") if handle is not None else ""
         for lease in self.leases():
             if str(lease.get("mac", "")).lower() == mac and lease.get("type") == 0:
                 return str(lease["ipaddr"])
@@ -80,10 +80,10 @@ class LabNetwork:
     def leases(self) -> Sequence[Mapping[str, object]]:
         """The present leases of libvirt's DHCP server; none where another serves."""
         handle = self._look(self.wanted.name) if self.wanted.name else None
-        if handle is None or not handle.isActive():
+        if handle is None:
             return []
-        with contextlib.suppress(libvirt.libvirtError):
-            return list(handle.DHCPLeases())
+        with contextlib.suppress(libvirt.libvirtError):  # one that does not run has none, and some serve none
+            return list(handle.DHCPLeases()) if handle.isActive() else []
         return []
 
     def forget(self, mac: str) -> None:
@@ -92,7 +92,7 @@ class LabNetwork:
             return
         with self._changing:
             handle = self._find()
-            there = read_network(handle.XMLDesc())[1] if handle is not None else {}
+            there = self._read(handle)[1] if handle is not None else {}
             if mac in there:
                 with doing(f"the lease of {mac} cannot be removed"):
                     self._update(handle, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, host_xml(mac, there[mac], ""))
@@ -103,7 +103,7 @@ class LabNetwork:
             return False
         with self._changing:
             handle = self._look(self.wanted.name)
-            if handle is None or read_network(handle.XMLDesc())[0] != self.wanted.bridge:
+            if handle is None or self._read(handle)[0] != self.wanted.bridge:
                 return False
             self._require_own(handle)
             with doing(f"the network {self.wanted.name} cannot be removed"):
@@ -126,7 +126,7 @@ class LabNetwork:
         handle = self._look(self.wanted.name)
         if handle is None:
             return None
-        bridge, _, address = read_network(handle.XMLDesc())
+        bridge, _, address = self._read(handle)
         if bridge != self.wanted.bridge:
             raise KtoolError(
                 f"there is a network {self.wanted.name} that ktool has not made",
@@ -146,14 +146,26 @@ class LabNetwork:
 
     def _require_own(self, handle: Handle) -> None:
         what = f"the network {self.wanted.name}"
-        require_same_lab(what, lab=self._lab.name, other=handle.UUIDString(), state=self._state)
+        with self._asking():
+            uuid = handle.UUIDString()
+        require_same_lab(what, lab=self._lab.name, other=uuid, state=self._state)
+
+    def _read(self, handle: Handle) -> tuple[str, dict[str, str], str]:
+        """Bridge, fixed leases and address of a network (read_network)."""
+        with self._asking():
+            return read_network(handle.XMLDesc())
+
+    def _asking(self) -> contextlib.AbstractContextManager[None]:
+        return doing(f"libvirt does not tell of the network {self.wanted.name}")
 
     def _require_existing(self) -> None:
         if self.wanted.bridge:
             return  # whether the device exists is for libvirt to say, on its host
         handle = self._look(self.wanted.name)
-        if handle is None or not handle.isActive():
-            known = [network.name() for network in self._connection.handle.listAllNetworks()]
+        with self._asking():
+            active = handle is not None and bool(handle.isActive())
+            known = [] if active else [network.name() for network in self._connection.handle.listAllNetworks()]
+        if not active:
             raise KtoolError(
                 f"the network {self.wanted.name} is not there for the machines to connect to",
                 found=f"networks: {', '.join(known) or 'none'}" if handle is None else "it is not started",
@@ -162,10 +174,13 @@ class LabNetwork:
             )
 
     def _require_free_range(self) -> None:
-        for other in self._connection.handle.listAllNetworks():
-            _, _, address = read_network(other.XMLDesc())
+        with doing("libvirt does not tell which networks there are"):
+            others = [
+                (other.name(), read_network(other.XMLDesc())[2]) for other in self._connection.handle.listAllNetworks()
+            ]
+        for name, address in others:
             if address and ipaddress.IPv4Interface(address).network.overlaps(self._range):
-                raise self._taken(f"libvirt's network {other.name()} has {address}")
+                raise self._taken(f"libvirt's network {name} has {address}")
         if self._connection.place.is_local:
             for there, device in _routes(attempt(run, ["ip", "-json", "-4", "route", "show"]) or "[]"):
                 if there.overlaps(self._range):
@@ -181,7 +196,7 @@ class LabNetwork:
 
     def _lease_addresses(self, handle: Handle) -> bool:
         """Bring the fixed leases of the running network to what the machines want."""
-        there = read_network(handle.XMLDesc())[1]
+        there = self._read(handle)[1]
         names = self._names()
         wanted = addresses(self._lab, self.wanted, taken=there)
         changed = False

@@ -8,8 +8,6 @@ is made, in the order lease, volume, definition, start: whatever an interrupted 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,25 +20,22 @@ from kube.files import write_secret
 from provision import mounts
 from provision.inventory.lab import Lab, Machine, NetworkMode, ProviderName
 from provision.lab_state import LabState, cache_dir
-from provision.machine_image.prepare import VirtualImage
-from provision.machine_image.recipe import KERNEL_ARGUMENTS, is_built
+from provision.machine_image.recipe import is_built
 from provision.providers.libvirt import console, power, snapshots, volume_names
-from provision.providers.libvirt.acceleration import EMULATED
-from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
-from provision.providers.libvirt.definitions import NAMESPACE, DomainFacts, DomainSettings, domain_xml, read_domain
+from provision.providers.libvirt.connection import Connection, Handle, doing
+from provision.providers.libvirt.definitions import DomainFacts, domain_xml, read_domain
+from provision.providers.libvirt.domains import LabDomains
 from provision.providers.libvirt.drift import Wanted, differences
 from provision.providers.libvirt.images import GIB, LabImages, label, require_room
+from provision.providers.libvirt.machine_parts import MachineParts
 from provision.providers.libvirt.names import (
     domain_name,
-    domain_uuid,
     mac_for,
     mac_of,
     ours,
     require_distinct,
 )
 from provision.providers.libvirt.network import LabNetwork
-from provision.providers.libvirt.ownership import require_same_lab
-from provision.providers.libvirt.seed import nocloud, nocloud_disk, oem_strings
 from provision.providers.libvirt.storage import Storage
 from provision.providers.provider import Found, MachineState, Report
 from provision.ssh import keys, known_hosts
@@ -64,7 +59,9 @@ class LibvirtProvider:
         self._connection = Connection(lab.libvirt_uri)
         self._storage = Storage(self._connection, lab.name, state)
         self._network = LabNetwork(self._connection, lab, state)
-        self._images = LabImages(self._connection, self._storage, cache=cache or cache_dir(), layer=layer)
+        self._domains = LabDomains(self._connection, lab, state)
+        self._images = LabImages(self._connection, self._storage, state, cache=cache or cache_dir(), layer=layer)
+        self._parts = MachineParts(lab, state, self._storage, self._network, self._images)
 
     # ---- Provider
 
@@ -74,7 +71,7 @@ class LibvirtProvider:
             return self._find()
 
     def _find(self) -> list[Found]:
-        domains = {facts.machine: (domain, facts) for domain, facts in self._domains()}
+        domains = {facts.machine: (domain, facts) for domain, facts in self._domains.all()}
         found = [self._look(machine, *domains.get(machine.name, (None, None))) for machine in ours(self._lab)]
         wanted = {machine.name for machine in ours(self._lab)}
         for name, (domain, facts) in domains.items():
@@ -98,7 +95,7 @@ class LibvirtProvider:
         self._require_same_place()
         _ = self._connection.handle
         self._state.create()
-        self._domains()  # another lab's of the same name are told before anything is made
+        self._domains.all()  # another lab's of the same name are told before anything is made
         if not self._note.exists():
             write_secret(self._note, f"{self._lab.libvirt_uri}\n".encode())
         made = not self._state.identity.exists()
@@ -117,16 +114,16 @@ class LibvirtProvider:
         KtoolError if the domain's name belongs to somebody else, or libvirt refuses.
         """
         changed = self.prepare([machine], report)
-        domain = self._domain(machine.name)
+        domain = self._domains.named(machine.name)
         with doing(f"libvirt does not tell of the machine {machine.name}"):
             before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
             running = domain is not None and bool(domain.isActive())
         image = self._images.image(machine.image, report)
-        new_disk = self._have_disk(machine, image, report, running=running)
+        new_disk = self._parts.have_disk(machine, image, report, running=running)
         changed |= new_disk
-        if before is None or new_disk or self._must_redefine(machine, before):
+        if before is None or new_disk or self._parts.must_redefine(machine, before):
             report("defining the machine" if before is None else "changing the machine's definition")
-            settings = self._settings(machine, image, before, report)
+            settings = self._parts.settings(machine, image, before, report)
             with doing(f"the machine {machine.name} cannot be defined"):
                 domain = self._connection.handle.defineXML(domain_xml(settings))
             changed = True
@@ -173,11 +170,12 @@ class LibvirtProvider:
 
     def diagnose(self, machine: Machine) -> str:
         """See Provider."""
-        domain = self._domain(machine.name)
+        domain = self._domains.named(machine.name)
         if domain is None:
             return f"{domain_name(self._lab.name, machine.name)}: no such domain"
         mac = mac_of(self._lab, machine)
-        lines = [f"domain {domain.name()}: {power.describe(domain)}"]
+        with doing(f"libvirt does not tell of the machine {machine.name}"):
+            lines = [f"domain {domain.name()}: {power.describe(domain)}"]
         leases = self._network.leases()
         for lease in leases:
             mark = "  <- this machine" if str(lease.get("mac", "")).lower() == mac else ""
@@ -190,17 +188,19 @@ class LibvirtProvider:
 
     def stop(self, machine: Machine, report: Report) -> bool:
         """See Provider."""
-        domain = self._domain(machine.name)
-        if domain is None or not domain.isActive():
+        domain = self._domains.named(machine.name)
+        if domain is None:
             return False
-        report("shutting down")
         with doing(f"{machine.name} cannot be shut down"):
+            if not domain.isActive():
+                return False
+            report("shutting down")
             power.shut_down(domain, report)
         return True
 
     def remove(self, name: str, report: Report) -> bool:
         """See Provider."""
-        domain = next((domain for domain, facts in self._domains() if facts.machine == name), None)
+        domain = next((domain for domain, facts in self._domains.all() if facts.machine == name), None)
         machine = self._lab.machine(name)
         mac = mac_of(self._lab, machine) if machine is not None else mac_for(self._lab.name, name)
         if domain is not None:
@@ -223,7 +223,7 @@ class LibvirtProvider:
 
     def cleanup(self, report: Report) -> list[str]:
         """See Provider."""
-        if any(True for _ in self._domains()):
+        if any(True for _ in self._domains.all()):
             return []
         removed = []
         if self._network.remove():
@@ -239,36 +239,20 @@ class LibvirtProvider:
     def snapshot(self, machine: Machine, name: str, report: Report) -> None:
         """See Provider. Of a running machine with its memory, so that a restored one goes on where it was."""
         report(f"keeping the snapshot {name}")
-        snapshots.take(self._existing(machine), machine.name, name)
+        snapshots.take(self._domains.existing(machine), machine.name, name)
 
     def restore(self, machine: Machine, name: str, report: Report) -> None:
         """See Provider. A restored machine's clock shows the snapshot's time until somebody sets it."""
-        domain = self._existing(machine)
+        domain = self._domains.existing(machine)
         report(f"restoring the snapshot {name}")
         snapshots.restore(domain, machine.name, name)
 
     def snapshots(self, machine: Machine) -> list[str]:
         """See Provider."""
-        domain = self._domain(machine.name)
+        domain = self._domains.named(machine.name)
         return snapshots.names(domain) if domain is not None else []
 
     # ---- looking
-
-    def _domains(self) -> list[tuple[Handle, DomainFacts]]:
-        """The domains with this lab's tag. KtoolError if there are some of another lab of its name."""
-        found = []
-        with doing("libvirt does not tell which machines there are"):
-            domains = self._connection.handle.listAllDomains()
-            for domain in domains:
-                facts = _tagged(domain)
-                if facts is not None and facts.lab == self._lab.name:
-                    self._require_ours(facts)
-                    found.append((domain, facts))
-        return found
-
-    def _require_ours(self, facts: DomainFacts) -> None:
-        what = f"the virtual machine {facts.name}"
-        require_same_lab(what, lab=self._lab.name, other=facts.lab_id, state=self._state)
 
     def _require_same_place(self) -> None:
         if self._asked_uri != self._lab.libvirt_uri:
@@ -279,45 +263,18 @@ class LibvirtProvider:
                 mend="put that back, or remove the lab first: ktool lab destroy",
             )
 
-    def _domain(self, name: str) -> Handle:
-        """The machine's domain; None if there is none. KtoolError if the one of that name is not ours."""
-        domain = lookup(self._connection.handle.lookupByName, domain_name(self._lab.name, name))
-        if domain is None:
-            return None
-        with doing(f"libvirt does not tell of the machine {name}"):
-            facts = read_domain(domain.XMLDesc())
-        if facts.lab == self._lab.name:
-            self._require_ours(facts)
-        else:
-            raise KtoolError(
-                f"there is a virtual machine {domain.name()} that this lab has not made",
-                found="it does not carry the lab's mark in its metadata",
-                wanted="a name that is free",
-                mend="rename the machine in the inventory, or the lab (ktool_lab)",
-            )
-        return domain
-
-    def _existing(self, machine: Machine) -> Handle:
-        domain = self._domain(machine.name)
-        if domain is None:
-            raise KtoolError(
-                f"the machine {machine.name} does not exist",
-                found=f"no domain {domain_name(self._lab.name, machine.name)} at {self._lab.libvirt_uri}",
-                wanted="a machine that was made",
-                mend="ktool lab create",
-            )
-        return domain
-
     def _facts(self, machine: Machine) -> DomainFacts:
-        domain = self._existing(machine)
-        if not domain.isActive():
+        domain = self._domains.existing(machine)
+        with doing(f"libvirt does not tell of the machine {machine.name}"):
+            active, text = bool(domain.isActive()), domain.XMLDesc()
+        if not active:
             raise KtoolError(
                 f"{machine.name} has stopped while it was waited for",
                 found=self.diagnose(machine),
                 wanted="a running machine",
                 mend="ktool lab create starts it again",
             )
-        return read_domain(domain.XMLDesc())
+        return read_domain(text)
 
     def _look(self, machine: Machine, domain: Handle, facts: DomainFacts | None) -> Found:
         disk = self._storage.volume(volume_names.disk(machine.name))
@@ -349,7 +306,7 @@ class LibvirtProvider:
         machine = self._lab.machine(facts.machine)
         if machine is not None and machine.address:
             return machine.address
-        domain = self._domain(facts.machine)
+        domain = self._domains.named(facts.machine)
         source = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP
         with contextlib.suppress(libvirt.libvirtError):
             for interface in domain.interfaceAddresses(source).values():
@@ -373,95 +330,3 @@ class LibvirtProvider:
     def _user(self, machine: Machine) -> str:
         """Images built by ktool let root in; others the inventory's user, whom cloud-init makes."""
         return "root" if is_built(machine.image) else machine.ssh.user
-
-    # ---- making
-
-    def _have_disk(self, machine: Machine, image: VirtualImage, report: Report, *, running: bool) -> bool:
-        """Have the machine's disk as large as wanted (if it is not running); True if something had to be done."""
-        wanted = machine.disk_gib * GIB
-        there = self._storage.volume(volume_names.disk(machine.name))
-        if there is None:
-            report(f"making a disk of {machine.disk_gib} GiB")
-            # A new disk is a new machine: it will have another host key.
-            known_hosts.unpin(self._state.known_hosts, machine.name)
-            self._storage.delete(volume_names.log(machine.name))
-            base = self._storage.volume(volume_names.base(image.key))
-            assert base is not None
-            self._storage.clone(
-                volume_names.disk(machine.name), base=base.path, base_form=image.format, capacity=wanted
-            )
-            return True
-        if there.capacity < wanted and not running:
-            report(f"enlarging the disk to {machine.disk_gib} GiB")
-            self._storage.resize(volume_names.disk(machine.name), wanted)
-            return True
-        return False
-
-    def _settings(
-        self, machine: Machine, image: VirtualImage, before: DomainFacts | None, report: Report
-    ) -> DomainSettings:
-        """How the machine is to be defined; of its definition before stays what its disk holds to."""
-        name = machine.name
-        disk = self._storage.volume(volume_names.disk(name))
-        assert disk is not None
-        # The kernel belongs to the image that the disk is a clone of, which may be an older one.
-        key = volume_names.key_of(disk.backing)
-        network = self._network.wanted
-        settings = DomainSettings(
-            name=domain_name(self._lab.name, name),
-            uuid=domain_uuid(self._lab.name, name),
-            lab=self._lab.name,
-            lab_id=self._state.id,
-            machine=name,
-            version=importlib.metadata.version("ktool"),
-            image=label(machine.image) if key == image.key or before is None else before.image,
-            type=self._images.domain_type(image, report),
-            arch=self._images.arch,
-            memory_mib=machine.memory_mib,
-            cpus=machine.cpus,
-            mac=mac_of(self._lab, machine),
-            disk=disk.path,
-            console=f"{self._storage.path}/{volume_names.log(name)}",
-            network=network.name if not network.bridge or network.own else "",
-            bridge="" if network.own else network.bridge,
-        )
-        if network.mode is NetworkMode.USER:
-            settings = replace(settings, forwarded_port=(before.port if before else 0) or _free_port())
-        kernel, initrd = (
-            self._storage.volume(volume) for volume in (volume_names.kernel(key), volume_names.initrd(key))
-        )
-        public = keys.ensure_key(self._state.identity)
-        if kernel is None or initrd is None:
-            seed = nocloud_disk(nocloud(name, machine.ssh.user, public))
-            return replace(settings, seed=self._storage.write(volume_names.seed(name), seed))
-        serial = "ttyS0" if settings.arch == "x86_64" else "ttyAMA0"
-        # An emulated processor has none of the faults that the mitigations are for.
-        more = " mitigations=off" if settings.type == EMULATED else ""
-        return replace(
-            settings,
-            kernel=kernel.path,
-            initrd=initrd.path,
-            kernel_arguments=f"{KERNEL_ARGUMENTS}{more} console={serial} systemd.hostname={name}",
-            oem_strings=oem_strings(name, public),
-        )
-
-    def _must_redefine(self, machine: Machine, before: DomainFacts) -> bool:
-        mac = mac_of(self._lab, machine)
-        same_place = before.port > 0 or before.mac == mac
-        return (before.memory_mib, before.cpus) != (machine.memory_mib, machine.cpus) or not same_place
-
-
-def _tagged(domain: Handle) -> DomainFacts | None:
-    """What a domain with our tag says; None of one without it, or that was removed meanwhile."""
-    try:
-        domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
-        return read_domain(domain.XMLDesc())
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
-            return None
-        raise
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

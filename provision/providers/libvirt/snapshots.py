@@ -43,5 +43,7 @@ def restore(domain: Handle, machine: str, name: str) -> None:
 
 def names(domain: Handle) -> list[str]:
     """The machine's snapshots, the oldest first."""
-    kept = [(ET.fromstring(one.getXMLDesc()), one.getName()) for one in domain.listAllSnapshots()]  # noqa: S314
+    with doing("libvirt does not tell of a machine's snapshots"):
+        every = domain.listAllSnapshots()
+        kept = [(ET.fromstring(one.getXMLDesc()), one.getName()) for one in every]  # noqa: S314
     return [name for _, name in sorted((int(xml.findtext("creationTime", "0")), name) for xml, name in kept)]

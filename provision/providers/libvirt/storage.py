@@ -19,7 +19,7 @@ from kube.errors import KtoolError
 from provision.lab_state import LabState
 from provision.machine_image.cache import MIB
 from provision.providers.libvirt import volume_names
-from provision.providers.libvirt.connection import Connection, Handle, doing, lookup
+from provision.providers.libvirt.connection import Connection, Handle, doing, lookup, missing
 from provision.providers.libvirt.definitions import (
     pool_xml,
     read_pool_path,
@@ -78,8 +78,15 @@ class Storage:
         handle = self._volume(name)
         if handle is None:
             return None
-        text = handle.XMLDesc()
-        return Volume(handle.path(), read_volume_bytes(text)[0], read_volume_backing(text))
+        with doing(f"libvirt does not tell of the disk {name}"):
+            try:
+                text = handle.XMLDesc()
+                path = handle.path()
+            except libvirt.libvirtError as error:
+                if missing(error):  # removed a moment ago
+                    return None
+                raise
+        return Volume(path, read_volume_bytes(text)[0], read_volume_backing(text))
 
     def clone(self, name: str, *, base: str, base_form: str, capacity: int) -> Volume:
         """A new linked clone of the volume at the path `base`, of `capacity` bytes."""
@@ -197,22 +204,28 @@ class Storage:
 
     def _find(self) -> Handle:
         handle = lookup(self._connection.handle.storagePoolLookupByName, self.pool)
-        if handle is not None and (there := read_pool_path(handle.XMLDesc())) != self.path:
+        if handle is None:
+            return None
+        with doing(f"libvirt does not tell of the storage pool {self.pool}"):
+            there, uuid = read_pool_path(handle.XMLDesc()), handle.UUIDString()
+        if there != self.path:
             raise KtoolError(
                 f"there is a storage pool {self.pool} that ktool has not made",
                 found=there,
                 wanted=self.path,
                 mend="give the lab another name (ktool_lab), or rename the pool",
             )
-        if handle is not None:
-            what = f"the storage pool {self.pool}"
-            require_same_lab(what, lab=self._lab, other=handle.UUIDString(), state=self._state)
+        what = f"the storage pool {self.pool}"
+        require_same_lab(what, lab=self._lab, other=uuid, state=self._state)
         return handle
 
     def _volume(self, name: str) -> Handle:
         pool = self._find()
-        if pool is None or not pool.isActive():
+        if pool is None:
             return None
+        with doing(f"libvirt does not tell of the storage pool {self.pool}"):
+            if not pool.isActive():
+                return None
         return lookup(pool.storageVolLookupByName, name)
 
     def _refresh(self) -> None:

@@ -13,8 +13,9 @@ from kube.errors import KtoolError
 from provision.lab_state import LabState
 from provision.providers.libvirt import volume_names
 from provision.providers.libvirt.definitions import domain_xml
+from provision.providers.libvirt.domains import tagged
 from provision.providers.libvirt.ownership import require_same_lab
-from provision.providers.libvirt.provider import LibvirtProvider, _tagged
+from provision.providers.libvirt.provider import LibvirtProvider
 from tests.provision.libvirt.labs import lab
 from tests.provision.libvirt.test_definitions import ID, SETTINGS
 
@@ -68,7 +69,7 @@ def test_the_id_put_back_makes_it_this_labs(tmp_path: Path, provider: LibvirtPro
     define(provider, ID)
     state.create()
     state.id_file.write_text(f"{ID}\n")
-    assert [(facts.machine, facts.lab_id) for _, facts in provider._domains()] == [("m1", ID)]
+    assert [(facts.machine, facts.lab_id) for _, facts in provider._domains.all()] == [("m1", ID)]
     require_same_lab("the pool", lab="lab", other=ID, state=state)
 
 
@@ -77,7 +78,7 @@ def test_where_the_machines_were_made_is_kept(tmp_path: Path, uri: str) -> None:
     state.provider("libvirt").mkdir(parents=True)
     (state.provider("libvirt") / "uri").write_text(f"{uri}\n")
     moved = LibvirtProvider(lab("m1", libvirt_uri="qemu:///elsewhere"), state)
-    assert moved._domains() == []
+    assert moved._domains.all() == []
     with pytest.raises(KtoolError, match="another libvirt than the inventory names") as error:
         moved.prepare([], print)
     assert error.value.wanted == uri
@@ -107,10 +108,10 @@ class Failing:
 )
 def test_only_what_is_not_there_is_passed_over(code: int, suppressed: bool) -> None:
     if suppressed:
-        assert _tagged(Failing(code)) is None
+        assert tagged(Failing(code)) is None
     else:
         with pytest.raises(libvirt.libvirtError):
-            _tagged(Failing(code))
+            tagged(Failing(code))
 
 
 @pytest.mark.parametrize(
