@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from control import bootstrap, memory
+from control.api.address_claims import AddressClaims
 from control.api.admission import plugins
 from control.api.attributes import UserInfo
 from control.api.authentication.bootstrap_token import BootstrapTokenAuthenticator
@@ -120,6 +121,7 @@ class Master:
         self.server: Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._kubelet_tls: ssl.SSLContext | None = None
+        self._claims: AddressClaims | None = None
         self._lost: BaseException | None = None
 
     def stop(self) -> None:
@@ -194,6 +196,8 @@ class Master:
         tokens = ServiceAccountTokens(
             pki.load_key(self._certificates.service_account_key), SERVICE_ACCOUNT_ISSUER, reader, self._clock
         )
+        if self.config.etcd is not None:
+            self._claims = AddressClaims(store, cache.fresh, self._clock)
         authorizer = AuthorizerChain((NodeAuthorizer(reader), RBACAuthorizer(reader)))
         return Environment(
             registry=registry,
@@ -204,7 +208,9 @@ class Master:
                 (CertificateAuthenticator(), tokens, BootstrapTokenAuthenticator(reader, self._clock))
             ),
             authorizer=authorizer,
-            admission=plugins(reader, authorizer, service_cidr=self.config.service_cidr, clock=self._clock),
+            admission=plugins(
+                reader, authorizer, service_cidr=self.config.service_cidr, clock=self._clock, claims=self._claims
+            ),
             assets=ServerAssets(
                 kubelet_ssl=self._kubelet_ssl,
                 service_account_key=self._certificates.service_account_key,
@@ -267,6 +273,8 @@ class Master:
                     watch_health(self._store, self._clock, lambda wrong: self._state.update(etcd=wrong)),
                     self._keep_endpoints(),
                 ]
+                if self._claims is not None:
+                    parts.append(self._claims.run())
         clients = {role: Client(t, user_agent=f"ktool-{role}") for role, t in transports.items()}
         if clients:
             reader = clients.get(CONTROLLERS) or clients[SCHEDULER]

@@ -154,6 +154,8 @@ class Controllers:
             url=config.server_url,
             ca=text,
             pod_cidr=config.pod_cidr,
+            # masters that share a store keep their endpoints themselves: then there are no addresses here
+            several=config.several_masters and not config.advertise_addresses,
         )
         ranges = parse_ranges(config.pod_cidr)
         makers: list[Callable[[Context], Controller]] = [

@@ -39,7 +39,8 @@ CLUSTER_INFO_NAMESPACE = cluster_info_map.NAMESPACE
 class Address:
     """Where the API server is: inside (`addresses`, `port`, the Service's range) and for new machines (`url`, `ca`).
 
-    `ca` is PEM text; `pod_cidr` is what new machines are told of the pods' range.
+    `ca` is PEM text; `pod_cidr` is what new machines are told of the pods' range. With `several` masters a server that
+    cluster-info names already stays: it may be a load balancer or another master, and is as good as this one.
     """
 
     addresses: Sequence[str]
@@ -48,6 +49,7 @@ class Address:
     url: str
     ca: str
     pod_cidr: str = cluster_info_map.Networks().pod_cidr
+    several: bool = False
 
 
 def cluster_ip(service_cidr: str) -> str:
@@ -137,9 +139,10 @@ def cluster_info(where: Address) -> core_v1.ConfigMap:
     )
 
 
-def mended(wanted: Any, current: Any) -> Any | None:
+def mended(wanted: Any, current: Any, *, any_server: bool = False) -> Any | None:
     """What to write so that `current` has the contents of `wanted`; None if it has them.
 
+    With `any_server` it does not matter which server a cluster-info names.
     Labels and annotations of others stay; so do fields that `wanted` says nothing about (the server's defaults).
     """
     before, want = objects.to_dict(current), objects.to_dict(wanted)
@@ -151,7 +154,10 @@ def mended(wanted: Any, current: Any) -> Any | None:
     after["metadata"] = {**before["metadata"], **({"labels": labels} if labels else {})}
     if isinstance(wanted, core_v1.ConfigMap):
         networks = cluster_info_map.NETWORKS_KEY
-        same = _cluster_of(current) == _cluster_of(wanted) and current.data.get(networks) == wanted.data.get(networks)
+        clusters = [_cluster_of(info) for info in (current, wanted)]
+        if any_server:
+            clusters = [{k: v for k, v in (cluster or {}).items() if k != "server"} for cluster in clusters]
+        same = clusters[0] == clusters[1] and current.data.get(networks) == wanted.data.get(networks)
         after["data"] = before.get("data", {}) if same else {**before.get("data", {}), **want["data"]}
     return None if after == before else objects.from_dict(after, type(wanted))
 
@@ -172,6 +178,7 @@ class KubernetesServiceController(Controller):
 
     def __init__(self, context: Context, *, where: Address) -> None:
         super().__init__(context)
+        self._several = where.several
         self._wanted: dict[str, list[Any]] = {
             "Namespace": [*namespaces()],
             "Service": [service(where)],
@@ -214,7 +221,7 @@ class KubernetesServiceController(Controller):
                     if not is_already_exists(error):
                         raise
             elif not objects.is_deleting(current):
-                mend = mended(wanted, current)
+                mend = mended(wanted, current, any_server=self._several)
                 if mend is not None:
                     await self.client.update(mend)
         return None

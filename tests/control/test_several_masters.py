@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,6 +197,37 @@ async def test_twenty_clients_change_one_object_over_all_masters(three: Masters)
     for number in (1, 2, 3):
         found = await three.client(number).get(core_v1.ConfigMap, "counter", namespace="default")
         assert int((found.data or {})["n"]) == successes > 0
+
+
+async def test_no_address_is_allotted_twice(three: Masters) -> None:
+    """Three masters allot at the same time: one address that all want, and any addresses and ports."""
+    clients = [three.client(1 + n % 3) for n in range(6)]
+
+    async def create(n: int, **fields: Any) -> core_v1.Service | ApiError:
+        spec = core_v1.ServiceSpec(ports=[core_v1.ServicePort(port=80)], **fields)
+        wanted = core_v1.Service(metadata=meta_v1.ObjectMeta(generateName="s-", namespace="default"), spec=spec)
+        try:
+            return await clients[n].create(wanted)
+        except ApiError as error:
+            return error
+
+    for address in ("10.96.9.1", "10.96.9.2", "10.96.9.3"):
+        results = await asyncio.gather(*(create(n, clusterIP=address) for n in range(6)))
+        won = [found for found in results if isinstance(found, core_v1.Service)]
+        lost = [found for found in results if isinstance(found, ApiError)]
+        assert len(won) == 1, results
+        assert {error.code for error in lost} == {422}
+        # free again at once, at whichever master
+        await clients[1].delete(core_v1.Service, objects.name(won[0]), namespace="default")
+        again = await create(2, clusterIP=address)
+        assert isinstance(again, core_v1.Service), again
+    made = await asyncio.gather(*(create(n % 6, type="NodePort") for n in range(60)))
+    assert all(isinstance(found, core_v1.Service) for found in made)
+    listed = (await clients[0].list(core_v1.Service, namespace="default")).items
+    addresses = [s.spec.clusterIP for s in listed if s.spec]
+    ports = [port.nodePort for s in listed if s.spec for port in s.spec.ports or () if port.nodePort]
+    assert len(addresses) == len(set(addresses)) == 64
+    assert len(ports) == len(set(ports)) == 60
 
 
 async def test_masters_outlive_their_etcd(three: Masters, shared: tuple[Masters, etcd.EtcdServer]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from control.api.address_claims import AddressClaims
 from control.api.admission.certificate_authority import CertificateAuthority
 from control.api.admission.certificate_request import CertificateRequest
 from control.api.admission.default_toleration_seconds import DefaultTolerationSeconds
@@ -26,8 +27,12 @@ def plugins(
     service_cidr: str,
     node_ports: range = range(30000, 32768),
     clock: Clock,
+    claims: AddressClaims | None = None,
 ) -> tuple[Admission, ...]:
-    """All plugins, for Services in `service_cidr` and node ports in `node_ports`."""
+    """All plugins, for Services in `service_cidr` and node ports in `node_ports`.
+
+    `claims` are there if other masters allot those too.
+    """
     return (
         NodeRestriction(reader),
         RBACEscalation(reader, authorizer),
@@ -36,5 +41,5 @@ def plugins(
         ServiceAccount(reader, clock),
         Priority(reader),
         DefaultTolerationSeconds(),
-        ServiceAddresses(reader, ipaddress.IPv4Network(service_cidr), node_ports, clock),
+        ServiceAddresses(reader, ipaddress.IPv4Network(service_cidr), node_ports, clock, claims=claims),
     )

@@ -3,7 +3,8 @@
 What is in use is read from the watch cache. Between allotting and the write's arrival in the cache an address is held
 back for its Service, for a few seconds at most, so that two creations at once never get the same one, and a creation
 that fails leaks nothing. What is held for a Service is free for that Service: a write that is tried again (by the
-server after a conflict, by a user after an error) gets what it got before. A dry run holds nothing.
+server after a conflict, by a user after an error) gets what it got before. A dry run holds nothing. Several masters
+claim what they allot in the store that they share (`control.api.address_claims`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import random
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
+from control.api.address_claims import AddressClaims
 from control.api.attributes import Attributes, Object, ObjectReader, Operation
 from control.api.resources.service import WITH_NODE_PORTS
-from kube import kinds, status
+from kube import codec, kinds, status
 from kube.clock import Clock
 from kube.errors import FieldError
 
@@ -23,6 +25,9 @@ Holder = tuple[str, str]
 
 SERVICES = kinds.known("", "v1", "services")
 HELD_SECONDS = 30.0
+CLAIM_ATTEMPTS = 16
+# holds what another master has taken
+STRANGER: Holder = ("", "")
 GUESSES = 32
 # the first address of the network is the Service `kubernetes`'s own
 FIRST_FREE = 2
@@ -41,7 +46,17 @@ class ServiceAddresses:
 
     name = "ServiceAddresses"
 
-    def __init__(self, reader: ObjectReader, network: ipaddress.IPv4Network, node_ports: range, clock: Clock) -> None:
+    def __init__(
+        self,
+        reader: ObjectReader,
+        network: ipaddress.IPv4Network,
+        node_ports: range,
+        clock: Clock,
+        *,
+        claims: AddressClaims | None = None,
+    ) -> None:
+        """`claims` are there if other masters allot addresses too."""
+        self._claims = claims
         self._network = network
         self._node_ports = node_ports
         self._clock = clock
@@ -57,12 +72,39 @@ class ServiceAddresses:
         if obj is None or not is_service or operation not in (Operation.CREATE, Operation.UPDATE):
             return
         self._forget_held()
-        turn = _Turn((attributes.namespace, obj["metadata"].get("name", "")), {})
-        errors = [*self._cluster_ip(obj, old, turn), *self._ports(obj, old, turn)]
-        if errors:
-            raise status.invalid("", "Service", attributes.name, errors)
-        if not attributes.dry_run:
-            self._held |= turn.taken
+        asked = codec.copy(obj)
+        for attempt in range(CLAIM_ATTEMPTS):
+            turn = _Turn((attributes.namespace, obj["metadata"].get("name", "")), {})
+            errors = [*self._cluster_ip(obj, old, turn), *self._ports(obj, old, turn)]
+            if errors:
+                if self._claims is None or attempt:
+                    raise status.invalid("", "Service", attributes.name, errors)
+                await self._claims.fresh()  # another master may have just freed it
+            elif attributes.dry_run:
+                return
+            else:
+                lost = await self._lost(turn)
+                if not lost:
+                    self._held |= turn.taken
+                    return
+                # choose again, without what other masters were faster to take
+                self._held |= {what: (STRANGER, self._clock.monotonic()) for what in lost}
+            obj.clear()
+            obj.update(codec.copy(asked))
+        raise status.internal_error("other masters take every address that is chosen: try again")
+
+    async def _lost(self, turn: _Turn) -> list[Hashable]:
+        """What of this turn belongs to others after all."""
+        if self._claims is None or not turn.taken:
+            return []
+        holder = "/".join(turn.holder)
+        lost = [what for what in turn.taken if not await self._claims.claim(_text(what), holder)]
+        await self._claims.fresh()
+        lost += [what for what in turn.taken if what in self._used]
+        if lost:
+            for what in turn.taken:
+                self._claims.settled(_text(what))  # others are chosen: nobody shall wait for these
+        return lost
 
     def _cluster_ip(self, obj: Object, old: Object | None, turn: _Turn) -> Iterator[FieldError]:
         spec = obj.setdefault("spec", {})
@@ -164,12 +206,19 @@ class ServiceAddresses:
     def _changed(self, new: Object | None, old: Object | None) -> None:
         for service, step in ((old, -1), (new, 1)):
             for what in _allotted(service or {}):
+                if self._claims is not None:
+                    self._claims.settled(_text(what))
                 self._held.pop(what, None)  # it is in use now, or it was and is free at once
                 count = self._used.get(what, 0) + step
                 if count > 0:
                     self._used[what] = count
                 else:
                     self._used.pop(what, None)
+
+
+def _text(what: Hashable) -> str:
+    """An address, or a protocol and a port, as the name of a claim."""
+    return "/".join(map(str, what)) if isinstance(what, tuple) else str(what)
 
 
 def _allotted(service: Object) -> Iterator[Hashable]:

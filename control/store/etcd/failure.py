@@ -36,6 +36,8 @@ _BY_TEXT = (
     ("failed to connect to all addresses", Meaning.NOT_SENT),
     # etcd refuses these before it proposes anything
     ("too many requests", Meaning.NOT_SENT),
+    ("rpc not supported for learner", Meaning.NOT_SENT),
+    ("etcdserver: no leader", Meaning.NOT_SENT),  # because we require one (calls.REQUIRE_LEADER)
     ("database space exceeded", Meaning.NOT_SENT),
 )
 _DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)

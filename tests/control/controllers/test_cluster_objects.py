@@ -211,6 +211,16 @@ def test_cluster_info_is_compared_by_what_it_says() -> None:
         mended = kubernetes_service.mended(mine, laid_out)
         assert mended is not None
         assert mended.data == mine.data
+        assert kubernetes_service.mended(mine, laid_out, any_server=True) is not None
+
+
+def test_of_several_masters_any_may_be_in_cluster_info() -> None:
+    mine = kubernetes_service.cluster_info(WHERE)
+    theirs = kubernetes_service.cluster_info(replace(WHERE, url="https://balancer.example:6443"))
+    strangers = kubernetes_service.cluster_info(replace(WHERE, ca="another CA"))
+    assert kubernetes_service.mended(mine, theirs) is not None
+    assert kubernetes_service.mended(mine, theirs, any_server=True) is None
+    assert kubernetes_service.mended(mine, strangers, any_server=True) is not None
 
 
 # --- what expires -----------------------------------------------------------------------------------------------------

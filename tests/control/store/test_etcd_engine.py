@@ -85,6 +85,8 @@ class TestConfig:
         (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Meaning.NOT_SENT),
         (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Meaning.NOT_SENT),
         (Code.UNAVAILABLE, "failed to connect to all addresses; last error: ...", Meaning.NOT_SENT),
+        (Code.UNAVAILABLE, "etcdserver: no leader", Meaning.NOT_SENT),
+        (Code.UNAVAILABLE, "etcdserver: rpc not supported for learner", Meaning.NOT_SENT),
         (Code.PERMISSION_DENIED, "etcdserver: permission denied", Meaning.DENIED),
         (Code.UNAVAILABLE, "Socket closed", Meaning.UNKNOWN),
         (Code.UNAVAILABLE, "etcdserver: leader changed", Meaning.UNKNOWN),
