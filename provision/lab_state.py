@@ -123,10 +123,19 @@ class LabState:
 
     def claim(self, source: Path) -> None:
         """Note that the lab is this inventory's. KtoolError if it is another one's, which is still there."""
-        wanted = source.resolve()
-        noted = self.source_file.read_text().strip() if self.source_file.exists() else ""
-        if noted == str(wanted):
-            return
+        self.require_source(source)
+        wanted = str(source.resolve())
+        if self._source != wanted:
+            self.create()
+            write_secret(self.source_file, f"{wanted}\n".encode())
+
+    @property
+    def _source(self) -> str:
+        return self.source_file.read_text().strip() if self.source_file.exists() else ""
+
+    def require_source(self, source: Path) -> None:
+        """KtoolError if the lab is another inventory's, which is still there. One without a note is anybody's."""
+        wanted, noted = source.resolve(), self._source
         if noted and Path(noted).exists() and not (wanted.exists() and Path(noted).samefile(wanted)):
             raise KtoolError(
                 f"another inventory has a lab of the name {self.path.name}",
@@ -135,8 +144,6 @@ class LabState:
                 mend=f"name this one's otherwise (ktool_lab: another-name), or remove the other lab first: "
                 f"ktool lab destroy -i {noted}. If both mean the same lab, remove {self.source_file}",
             )
-        self.create()
-        write_secret(self.source_file, f"{wanted}\n".encode())
 
     def remove(self) -> None:
         """Remove the folder and all in it. KtoolError, and nothing removed, while a provider has machines there."""

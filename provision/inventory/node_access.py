@@ -17,13 +17,15 @@ def find_lab(named: str, folder: Path) -> tuple[LabState, Lab | None]:
     """The lab that is meant by a name (`lab`), or by its inventory's path (`lab.yml`, relative to a folder).
 
     With a path the inventory is read, so that its users, ports and jump hosts count. KtoolError if there is no such
-    lab on this machine.
+    lab on this machine, or it is another inventory's.
     """
     if "/" in named or Path(named).suffix:
         from provision.inventory.read import read
 
         lab = read(folder / Path(named).expanduser())
-        return LabState.of(lab.name), lab
+        state = LabState.of(lab.name)
+        state.require_source(lab.source)
+        return state, lab
     state = LabState.of(named)
     if not state.kubeconfig.exists():
         known = sorted(path.name for path in labs_dir().glob("*") if (path / "kubeconfig").exists())

@@ -137,7 +137,9 @@ def installed(facts: RemoteFacts) -> Installed:
 async def opened(
     lab: Lab, state: LabState, *, layer: Path | None = None, passwords: Passwords = NO_PASSWORDS
 ) -> AsyncIterator[OpenLab]:
-    """A lab at hand while the block runs."""
+    """A lab at hand while the block runs. KtoolError if the lab of that name is another inventory's: what is done is
+    done to its machines."""
+    state.require_source(lab.source)
     # Work on machines is waiting, in a thread for each; the loop's own default would be six of them here.
     pool = ThreadPoolExecutor(max_workers=max(8, 2 * len(lab.machines)), thread_name_prefix="lab")
     asyncio.get_running_loop().set_default_executor(pool)

@@ -37,11 +37,15 @@ def test_whose_the_folder_is(tmp_path: Path, noted: str, refused: bool) -> None:
     if noted:
         state.source_file.write_text(f"{tmp_path / noted}\n")
     if refused:
+        with pytest.raises(KtoolError, match="another inventory has a lab of the name lab"):
+            state.require_source(mine)
         with pytest.raises(KtoolError, match="another inventory has a lab of the name lab") as error:
             state.claim(mine)
         assert "theirs.yml" in error.value.found
         assert "ktool_lab: another-name" in error.value.mend
     else:
+        state.require_source(mine)
+        assert state.source_file.exists() == bool(noted)
         state.claim(mine)
         state.claim(mine)
         assert Path(state.source_file.read_text().strip()).samefile(mine)
