@@ -31,6 +31,7 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "hollow": lambda: module("hollow").run(rounds=1 if quick else 3),  # type: ignore[attr-defined]
         "api": lambda: module("api").run(operations=1500 if quick else 6000),  # type: ignore[attr-defined]
         "store": lambda: _store(quick),
+        "etcd": lambda: _etcd(quick),
         "scheduler": lambda: module("scheduler").run(decisions=100 if quick else 300),  # type: ignore[attr-defined]
         "proxy": lambda: _proxy(quick),
         "labs": lambda: module("labs").run(hosts=3 if quick else 5),  # type: ignore[attr-defined]
@@ -50,7 +51,21 @@ def _store(quick: bool) -> list[Figure]:
     from bench import store
 
     group = "store (SQLite, every put synced, 3 KB values, 32 writers)"
-    found = store.run(seconds=1.0 if quick else 3.0)
+    return _store_figures(group, store.run(seconds=1.0 if quick else 3.0))
+
+
+def _etcd(quick: bool) -> list[Figure]:
+    from bench import api, store
+    from tests import etcd
+
+    if reason := etcd.missing():
+        raise RuntimeError(reason)
+    group = "store (etcd, one member on this machine, TLS, 3 KB values, 32 writers)"
+    figures = _store_figures(group, store.run_etcd(seconds=1.0 if quick else 3.0))
+    return [*figures, *api.run_etcd(operations=500 if quick else 1500)]
+
+
+def _store_figures(group: str, found: dict[str, float]) -> list[Figure]:
     units = {"per_second": "/s", "ms": "ms", "s": "s"}
     names = {
         "puts_per_second": "puts",

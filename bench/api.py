@@ -52,6 +52,25 @@ def run(*, operations: int = 4000) -> list[Figure]:
     return [*figures, Figure(GROUP, "memory after all that (PSS)", after, "MiB")]
 
 
+def run_etcd(*, operations: int = 1000) -> list[Figure]:
+    """The same operations of a master whose store is an etcd on this machine, one member over TLS."""
+    from tests.etcd import etcd
+
+    group = "API server over etcd (32 connections, TLS, JSON; etcd on the same two cores)"
+    with data_dir() as directory, etcd(directory / "etcd") as server:
+        arguments = ["--store", "etcd", "--etcd-endpoints", server.url, "--etcd-ca", str(server.ca)]
+        arguments += ["--etcd-cert", str(server.cert), "--etcd-key", str(server.key)]
+        with started(directory / "master", *arguments) as master:
+            measured = uvloop.run(_measure(master.pid, master.connection, operations))
+            memory = process.pss_mib(master.pid)
+    figures = []
+    for name, cost in measured.items():
+        latency = f"p50 {cost.load.p50_ms:.1f} ms, p99 {cost.load.p99_ms:.1f} ms"
+        figures.append(Figure(group, name, cost.load.per_second, "/s", note=latency))
+        figures.append(Figure(group, f"{name}: the master's CPU", cost.cpu_ms, "ms"))
+    return [*figures, Figure(group, "memory after all that (PSS)", memory, "MiB")]
+
+
 def _figures(name: str, cost: Cost, base: dict[str, Cost]) -> list[Figure]:
     latency = f"p50 {cost.load.p50_ms:.1f} ms, p99 {cost.load.p99_ms:.1f} ms, {cost.load.size:,} bytes"
     against = base["GET" if name.startswith("get") else "POST"]

@@ -49,10 +49,10 @@ def data_dir() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def started(directory: Path) -> Iterator[RunningMaster]:
-    """A ready master in this directory, until the block ends."""
+def started(directory: Path, *arguments: str) -> Iterator[RunningMaster]:
+    """A ready master in this directory, with more arguments, until the block ends."""
     command = [sys.executable, "-m", "control", "--data-dir", str(directory)]
-    command += ["--bind-address", "127.0.0.1", "--port", str(PORT), "--advertise-address", "127.0.0.1"]
+    command += ["--bind-address", "127.0.0.1", "--port", str(PORT), "--advertise-address", "127.0.0.1", *arguments]
     begun = time.perf_counter()
     with process.running(command, log=directory.parent / f"{directory.name}.log") as found:
         try:

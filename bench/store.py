@@ -1,4 +1,4 @@
-"""How fast the embedded store is: durable puts under load, what one writer waits, reads, and opening.
+"""How fast a store is: durable puts under load, what one writer waits, reads, and opening.
 
 Each put is acknowledged only after its commit has been synced, so the figures depend on the disk under `directory`.
 """
@@ -10,11 +10,13 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 
 from control.store.sqlite import SqliteStore
+from control.store.store import Store
 
 WRITERS = 32
 VALUE = json.dumps({"spec": {"pad": "x" * 3000}}).encode()  # about the size of a pod
@@ -28,11 +30,21 @@ def run(*, seconds: float = 3.0, directory: Path | None = None) -> dict[str, flo
     everything written (s), and opening the store again (ms).
     """
     with tempfile.TemporaryDirectory(prefix="ktool-bench-store-", dir=directory) as name:
-        return uvloop.run(_measure(Path(name) / "state.db", seconds))
+        path = Path(name) / "state.db"
+        return uvloop.run(_measure(lambda: SqliteStore.open(path), seconds))
 
 
-async def _measure(path: Path, seconds: float) -> dict[str, float]:
-    store = await SqliteStore.open(path)
+def run_etcd(*, seconds: float = 3.0) -> dict[str, float]:
+    """The same of the etcd engine, over TLS to one member on this machine, whose directory is a temporary one."""
+    from control.store.etcd.backend import EtcdStore
+    from tests.etcd import etcd
+
+    with tempfile.TemporaryDirectory(prefix="ktool-bench-store-") as name, etcd(Path(name)) as server:
+        return uvloop.run(_measure(lambda: EtcdStore.open(server.config()), seconds))
+
+
+async def _measure(open_store: Callable[[], Awaitable[Store]], seconds: float) -> dict[str, float]:
+    store = await open_store()
     latencies: list[float] = []
     stop = time.perf_counter() + seconds
 
@@ -82,7 +94,7 @@ async def _measure(path: Path, seconds: float) -> dict[str, float]:
     figures["compact_s"] = time.perf_counter() - start
     await store.close()
     start = time.perf_counter()
-    store = await SqliteStore.open(path)
+    store = await open_store()
     figures["open_ms"] = (time.perf_counter() - start) * 1e3
     await store.close()
     return figures

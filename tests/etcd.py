@@ -32,15 +32,20 @@ def missing() -> str:
 
 
 class EtcdServer:
-    """One member; its data outlive `kill` and `start`."""
+    """One member; its data outlive `kill` and `start`. `first` is another one of the same cluster, whose CA is used."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, first: EtcdServer | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self._peer_port = _free_ports()
         self.ca, self.cert, self.key = folder / "ca.crt", folder / "client.crt", folder / "client.key"
+        self.cluster: list[EtcdServer] = [self]
         self._process: subprocess.Popen[bytes] | None = None
-        self._certificates()
+        if first is None:
+            self._certificates()
+        else:
+            for name in ("ca.crt", "client.crt", "client.key", "server.crt", "server.key"):
+                shutil.copy2(first.folder / name, folder / name)
 
     @property
     def url(self) -> str:
@@ -50,22 +55,32 @@ class EtcdServer:
         """How the store reaches it."""
         return EtcdConfig(endpoints=parse_endpoints(self.url), ca=self.ca, cert=self.cert, key=self.key, prefix=prefix)
 
-    def start(self) -> None:
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self._peer_port}"
+
+    def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it serves: one that was killed before its first commit would never start again."""
-        peer = f"http://127.0.0.1:{self._peer_port}"
-        command = [ETCD, "--name", "test", "--data-dir", str(self.folder / "data"), "--logger", "zap"]
+        peer = self.peer_url
+        command = [ETCD, "--name", f"m{self.port}", "--data-dir", str(self.folder / "data"), "--logger", "zap"]
         command += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command += ["--initial-cluster", f"test={peer}", "--enable-grpc-gateway=false", "--enable-v2=false"]
+        cluster = ",".join(f"m{member.port}={member.peer_url}" for member in self.cluster)
+        command += ["--initial-cluster", cluster, "--enable-grpc-gateway=false", "--enable-v2=false"]
         command += ["--cert-file", str(self.folder / "server.crt"), "--key-file", str(self.folder / "server.key")]
         command += ["--trusted-ca-file", str(self.ca), "--client-cert-auth"]
         # alone it need not wait for others: the least time to live of a lease follows from this
         command += ["--heartbeat-interval", "50", "--election-timeout", "500"]
         with (self.folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until it serves."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 break
             if self._serves():
                 return
@@ -120,6 +135,24 @@ def etcd(folder: Path) -> Iterator[EtcdServer]:
         yield server
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def etcd_cluster(folder: Path, members: int = 3) -> Iterator[list[EtcdServer]]:
+    """Several members of one cluster, all serving."""
+    first = EtcdServer(folder / "1")
+    found = [first, *(EtcdServer(folder / str(n), first=first) for n in range(2, members + 1))]
+    try:
+        for server in found:
+            server.cluster = found
+        for server in found:
+            server.start(wait=False)
+        for server in found:
+            server.wait()
+        yield found
+    finally:
+        for server in found:
+            server.kill()
 
 
 def _free_ports() -> tuple[int, int]:

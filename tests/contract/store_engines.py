@@ -46,11 +46,11 @@ def running(name: str) -> Iterator[Engine]:
             yield open_etcd
 
 
-async def take(watch: Watch, count: int) -> list[Event]:
-    """The next `count` events."""
+async def take(watch: Watch, count: int, *, at_least: bool = False) -> list[Event]:
+    """The next `count` events (or more)."""
     events: list[Event] = []
     async with asyncio.timeout(20):
         while len(events) < count:
             events += await anext(watch)
-    assert len(events) == count
+    assert at_least or len(events) == count
     return events

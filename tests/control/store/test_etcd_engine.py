@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
@@ -233,6 +234,44 @@ class TestRealEtcd:
             finally:
                 await store.close()
                 await other.close()
+
+    async def test_a_member_dies_while_all_write(self, tmp_path: Path) -> None:
+        with etcd.etcd_cluster(tmp_path) as members:
+            config = members[0].config()
+            urls = ",".join(member.url for member in members)
+            stores = [
+                await EtcdStore.open(
+                    EtcdConfig(endpoints=parse_endpoints(urls), ca=config.ca, cert=config.cert, key=config.key)
+                )
+                for _ in range(2)
+            ]
+            acknowledged: dict[str, int] = {}
+            failed: list[str] = []
+
+            async def write(writer: int) -> None:
+                for n in range(60):
+                    key = f"/w/{writer}/{n}"
+                    try:
+                        acknowledged[key] = await stores[writer % 2].put(key, b"x", expected_revision=0)
+                    except StoreUnavailableError:
+                        failed.append(key)  # it may be there or not
+
+            try:
+                begin = await stores[0].revision()
+                async with stores[1].watch("/w/", from_revision=begin + 1) as watch:
+                    writing = [asyncio.create_task(write(n)) for n in range(6)]
+                    seen = await take(watch, 40, at_least=True)
+                    members[0].kill()  # the one that all of them use; perhaps the leader
+                    await asyncio.wait(writing)
+                    present = {kv.key: kv.mod_revision for kv in (await stores[0].range("/w/")).items}
+                    seen += await take(watch, len(present) - len(seen))
+                assert acknowledged.items() <= present.items()
+                assert present.keys() <= acknowledged.keys() | set(failed)
+                assert len(acknowledged) > 100
+                assert [(e.kv.key, e.kv.mod_revision) for e in seen] == sorted(present.items(), key=lambda i: i[1])
+            finally:
+                for store in stores:
+                    await store.close()
 
     async def test_who_shows_no_certificate_is_refused(self, tmp_path: Path) -> None:
         with etcd.etcd(tmp_path) as server:
