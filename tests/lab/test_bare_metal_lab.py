@@ -29,6 +29,7 @@ def inventory(bmc: RedfishService) -> dict[str, Any]:
             "vars": {
                 "ktool_lab": "metal",
                 "ktool_provider": "redfish",
+                "ktool_ready_timeout": int(READY_SECONDS),
                 "ktool_redfish_user": USER,
                 "ktool_redfish_password": "{{ lookup('env', 'REDFISH_PASSWORD') }}",
                 "ktool_redfish_ca_file": str(bmc.ca_file),
