@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.__main__ import parse_arguments
 from control.store.errors import ConflictError, StoreClosedError, StoreUnavailableError, ValueTooLargeError
 from control.store.etcd import rpc_pb2 as rpc
 from control.store.etcd.backend import EtcdStore
@@ -74,6 +75,29 @@ class TestConfig:
         config = EtcdConfig(endpoints=(Endpoint("a:1", True),), ca=tmp_path / "none.crt")
         with pytest.raises(StoreUnavailableError, match=r"none\.crt"):
             await EtcdStore.open(config)
+
+
+class TestArguments:
+    def test_of_a_master(self) -> None:
+        arguments = ["--store", "etcd", "--etcd-endpoints", "https://a,https://b:1"]
+        found = parse_arguments([*arguments, "--etcd-ca", "c", "--etcd-cert", "d", "--etcd-key", "e"]).etcd
+        assert [e.target for e in found.endpoints] == ["a:2379", "b:1"]
+        assert (found.ca, found.cert, found.key) == tuple(Path(name).absolute() for name in "cde")
+        assert parse_arguments([]).etcd is None
+
+    @pytest.mark.parametrize(
+        ("arguments", "part"),
+        [
+            ("--store etcd", "--etcd-endpoints"),
+            ("--etcd-ca x", "--etcd-ca: found --store sqlite, wanted --store etcd"),
+            ("--store etcd --etcd-endpoints 10.0.0.1", "found: '10.0.0.1'"),
+            ("--store etcd --etcd-endpoints https://a --etcd-ca x --etcd-cert x", "--etcd-cert alone"),
+        ],
+    )
+    def test_that_do_not_fit_together(self, arguments: str, part: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            parse_arguments(arguments.split())
+        assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
