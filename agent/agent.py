@@ -27,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
                 logging.getLogger(package).setLevel(logging.DEBUG)
         import uvloop
 
+        import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
+
         uvloop.run(_main(options))
     except* KtoolError as errors:
         for error in leaves(errors):

@@ -133,6 +133,7 @@ def main() -> int:
     )
     import uvloop
 
+    import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
     from control.master import Master, MasterConfig
 
     config = MasterConfig(

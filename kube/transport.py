@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import aiohttp
 import orjson
 from yarl import URL
 
 from kube.kubeconfig import Connection
+from kube.quick_aiohttp import aiohttp
 from kube.status import ApiError
 
 Query = Sequence[tuple[str, str]]
