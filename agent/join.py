@@ -16,6 +16,7 @@ Each step can be interrupted and is taken up again: the key of an open request i
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ from kube.transport import HTTPTransport
 T = TypeVar("T")
 
 RETRY_SECONDS = (0.2, 10.0)
+# An agent that is started beside its master waits for the join file, which the master makes possible.
+JOIN_FILE_SECONDS = 300.0
+JOIN_FILE_PERIOD = 0.2
 # A master that has just started may not know its own tokens yet.
 REFUSALS = 5
 
@@ -76,7 +80,9 @@ async def identify(
 ) -> Identity:
     """This agent's identity: the one it has, or a new one by joining with the join file.
 
-    Keeps trying while the master cannot be reached. Raises JoinError and CertificateError when there is no use in
+    Waits for the join file, some minutes, and keeps trying while the master cannot be reached.
+
+    Raises JoinError and CertificateError when there is no use in
     that: wrong pin, refused token, denied request, no join file.
     """
     now = clock or SystemClock()
@@ -90,6 +96,7 @@ async def identify(
             wanted="a join file",
             mend="Give one with --join FILE.",
         )
+    await _until_there(join, now)
     config = join_file.read(join)
     name = node_name or config.node_name
     if not name:
@@ -148,6 +155,14 @@ def save_kubeconfig(path: Path, connection: Connection, pair: pki.KeyPair, node_
             user=certificates.node_user(node_name),
         ),
     )
+
+
+async def _until_there(path: Path, clock: Clock) -> None:
+    """Wait for the join file; what it means if there is none after all says whoever reads it."""
+    for _ in range(round(JOIN_FILE_SECONDS / JOIN_FILE_PERIOD)):
+        if os.path.exists(path):  # noqa: ASYNC240 (a look at one name)
+            return
+        await clock.sleep(JOIN_FILE_PERIOD)
 
 
 async def _bootstrap(

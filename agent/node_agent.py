@@ -74,6 +74,7 @@ async def run_node(options: AgentOptions, place: Place) -> None:
     Raises KtoolError when the node cannot join.
     """
     clock = SystemClock()
+    _import_roles(options)
     identity = await join.identify(place.data_dir, join=options.join, node_name=place.name, clock=clock)
     _write_record(options, place, identity)
     transport = SwitchTransport(identity.connection)
@@ -101,6 +102,19 @@ async def run_node(options: AgentOptions, place: Place) -> None:
         await recorder.flush(FLUSH_SECONDS)
         await handlers.close()
         await transport.close()
+
+
+def _import_roles(options: AgentOptions) -> None:
+    """Import what this agent will need: while it waits for its join file, the processor has nothing better to do."""
+    if options.runtime == "hollow":
+        return
+    import agent.runtime.docker
+    from agent.kubelet import server, volumes  # noqa: F401
+
+    if "proxy" in options.roles:
+        import agent.proxy.proxy
+    if "routes" in options.roles:
+        import agent.routes.routes  # noqa: F401
 
 
 def _write_record(options: AgentOptions, place: Place, identity: Identity) -> None:

@@ -208,11 +208,9 @@ async def _agent(
         began = time.time()
         spec = config.agent_spec(node_address=address)
         started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=restart)
-        deadline = time.monotonic() + config.ready_timeout
+        patience = waiting.Patience(config, supervisor, AGENT)
         while membership(config, clock=SystemClock()) is None:
-            await waiting.still_hopeful(
-                config, supervisor, AGENT, deadline=deadline, found="the node has no certificate yet"
-            )
+            await patience.wait("the node has no certificate yet")
         transport = HTTPTransport(kubeconfig.connect(config.agent_kubeconfig))
         try:
             client = Client(transport, user_agent="ktool-join")

@@ -3,7 +3,8 @@
     preflight → data directory, kernel settings → Docker Engine ┐
                                         master → join file ─────┴→ agent → node Ready
 
-Docker Engine and the master start at the same time; neither needs the other. Each step looks first, changes only
+Docker Engine and the master start at the same time; neither needs the other. So does a new agent, which waits for its
+join file then: to be loaded takes it as long as the master. Each step looks first, changes only
 what differs, and then checks. Interrupted or failed, the machine is left as it is at that moment: the next `up` goes
 on from there, and `down` removes what there is. A master without an agent has neither engine nor node.
 """
@@ -51,6 +52,7 @@ async def up(config: LocalClusterConfig, progress: Progress = lambda event: None
         if AGENT not in config.roles:
             await _master(config, supervisor, address, progress)
         else:
+            began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
             with steps.first_of_group():
                 async with asyncio.TaskGroup() as group:
                     engine_task = group.create_task(steps.start_engine(config, supervisor, journal, progress))
@@ -58,7 +60,8 @@ async def up(config: LocalClusterConfig, progress: Progress = lambda event: None
             engine = engine_task.result()
             transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
             try:
-                await _agent(config, supervisor, address, Client(transport, user_agent="ktool-up"), progress)
+                client = Client(transport, user_agent="ktool-up")
+                await _agent(config, supervisor, address, client, progress, began=began)
             finally:
                 await transport.close()
     return LocalCluster(
@@ -103,12 +106,28 @@ async def _master(config: LocalClusterConfig, supervisor: ServiceSupervisor, add
         doing.result = f"{config.server} is ready"
 
 
+def _start_new_agent(config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str) -> float | None:
+    """Start an agent that will wait for its join file; when it was started (epoch seconds), None if it was not."""
+    if config.join_file.exists() or supervisor.status(AGENT).running:
+        return None
+    began = time.time()
+    steps.run_service(supervisor, config.agent_spec(node_address=address))
+    return began
+
+
 async def _agent(
-    config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str, client: Client, progress: Progress
+    config: LocalClusterConfig,
+    supervisor: ServiceSupervisor,
+    address: str,
+    client: Client,
+    progress: Progress,
+    *,
+    began: float | None,
 ) -> None:
     spec = config.agent_spec(node_address=address)
+    invited = config.join_file.exists()
     status = await asyncio.to_thread(supervisor.status, AGENT)
-    joined = config.join_file.exists() and await waiting.find_node(client, config.node_name) is not None
+    joined = invited and await waiting.find_node(client, config.node_name) is not None
     if not joined:
         async with step(progress, "join", "Join token for this machine") as doing:
             token = await _create_token(client, config.node_name)
@@ -125,11 +144,14 @@ async def _agent(
             )
             doing.result = f"{token.id}, valid for {bootstrap_token.LIFETIME_SECONDS / 60:.0f} minutes"
     async with step(progress, "agent", "Agent (runtime, kubelet, proxy, routes)") as doing:
-        began = time.time()
-        started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=status.running and not joined)
-        node = await waiting.for_node(config, supervisor, client, doing, since=began if started else 0.0)
+        now = time.time()
+        # One that had an invitation already knows nothing of the new one; others wait for theirs.
+        restart = status.running and invited and not joined
+        started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=restart)
+        since = now if started else began or 0.0
+        node = await waiting.for_node(config, supervisor, client, doing, since=since)
         labelled = await _label(client, node, config)
-        doing.changed = started or labelled
+        doing.changed = started or began is not None or labelled
         doing.result = f"node {config.node_name} is Ready"
 
 

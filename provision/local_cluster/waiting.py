@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 from kube import kubeconfig, objects, times
 from kube.client import Client
@@ -16,16 +17,20 @@ from provision.progress import Step
 from provision.services.service import ServiceSupervisor, tail
 
 POLL_SECONDS = 0.05
-# Where to ask takes long (an emulated machine's systemd: half a second), asking must not take what is waited for the
-# processor: after each question, it is left alone for this many times as long.
-POLL_REST = 4
+# Where to look takes long (an emulated machine: a tenth of a second), looking must not take what is waited for the
+# processor: after each look, it is left alone for this many times as long (at most two seconds).
+POLL_REST = 8
+POLL_MOST_SECONDS = 2.0
+# The supervisor, which takes longest to ask, is asked when the service's process has gone, and this often besides.
+FIRST_ASK_SECONDS = 1.0
+ASK_SECONDS = 5.0
 # A service that died this often on its way up will not come up.
 RESTARTS_TO_GIVE_UP = 3
 
 
 async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> None:
-    """Wait until this machine's API server is ready. KtoolError as from `still_hopeful`."""
-    deadline = time.monotonic() + config.ready_timeout
+    """Wait until this machine's API server is ready. KtoolError as from `Patience`."""
+    patience = Patience(config, supervisor, MASTER)
     found = "no kubeconfig yet"
     transport: HTTPTransport | None = None
     try:
@@ -36,7 +41,7 @@ async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> 
                 ready, found = await _is_ready(Client(transport, user_agent="ktool-up"))
                 if ready:
                     return
-            await still_hopeful(config, supervisor, MASTER, deadline=deadline, found=found)
+            await patience.wait(found)
     finally:
         if transport is not None:
             await transport.close()
@@ -57,7 +62,7 @@ async def for_node(
     config: LocalClusterConfig, supervisor: ServiceSupervisor, client: Client, doing: Step, *, since: float
 ) -> core_v1.Node:
     """Wait until this machine's node is Ready, by what it said after `since` (epoch seconds)."""
-    deadline = time.monotonic() + config.ready_timeout
+    patience = Patience(config, supervisor, AGENT)
     last = ""
     while True:
         node, found = await _look(client, config.node_name)
@@ -68,7 +73,7 @@ async def for_node(
         if found != last:
             doing.detail(found)
             last = found
-        await still_hopeful(config, supervisor, AGENT, deadline=deadline, found=found)
+        await patience.wait(found)
 
 
 async def _look(client: Client, name: str) -> tuple[core_v1.Node | None, str]:
@@ -104,21 +109,42 @@ def readiness(node: core_v1.Node | None, *, since: float = 0.0) -> tuple[bool, s
     return ready.status == "True", f"the node is not ready: {ready.message or ready.reason}"
 
 
-async def still_hopeful(
-    config: LocalClusterConfig, supervisor: ServiceSupervisor, service: str, *, deadline: float, found: str
-) -> None:
-    """Wait a moment; KtoolError if the service dies again and again, or the time is up."""
-    asked = time.monotonic()
-    status = await asyncio.to_thread(supervisor.status, service)
-    answered = time.monotonic()
-    if status.restarts < RESTARTS_TO_GIVE_UP and answered < deadline:
-        await asyncio.sleep(max(POLL_SECONDS, POLL_REST * (answered - asked)))
-        return
-    lines = tail(config.log_path(service), lines=3)
-    why = f"it ended {status.restarts} times" if status.restarts >= RESTARTS_TO_GIVE_UP else found
-    raise KtoolError(
-        f"the {service} does not become ready",
-        found=f"{why}; its log ends: {lines}" if lines else why,
-        wanted=f"ready within {config.ready_timeout:g} s",
-        mend=f"see {config.log_path(service)}",
-    )
+class Patience:
+    """Waiting for what a service is to do, from now on for `ready_timeout` seconds: a look by the caller, a pause."""
+
+    def __init__(self, config: LocalClusterConfig, supervisor: ServiceSupervisor, service: str) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._service = service
+        self._deadline = time.monotonic() + config.ready_timeout
+        self._looked_from = time.monotonic()
+        self._pid: int | None = None
+        self._ask_at = time.monotonic() + FIRST_ASK_SECONDS
+
+    async def wait(self, found: str) -> None:
+        """Wait a moment; KtoolError if the service dies again and again, or the time is up. `found` is what the caller
+        has just seen instead of what is waited for."""
+        restarts = 0
+        gone = self._pid is not None and not _exists(self._pid)
+        if gone or time.monotonic() >= min(self._ask_at, self._deadline):
+            status = await asyncio.to_thread(self._supervisor.status, self._service)
+            restarts, self._pid = status.restarts, status.pid
+            self._ask_at = time.monotonic() + ASK_SECONDS
+        now = time.monotonic()
+        if restarts < RESTARTS_TO_GIVE_UP and now < self._deadline:
+            await asyncio.sleep(min(POLL_MOST_SECONDS, max(POLL_SECONDS, POLL_REST * (now - self._looked_from))))
+            self._looked_from = time.monotonic()
+            return
+        config, log = self._config, self._config.log_path(self._service)
+        lines = tail(log, lines=3)
+        why = f"it ended {restarts} times" if restarts >= RESTARTS_TO_GIVE_UP else found
+        raise KtoolError(
+            f"the {self._service} does not become ready",
+            found=f"{why}; its log ends: {lines}" if lines else why,
+            wanted=f"ready within {config.ready_timeout:g} s",
+            mend=f"see {log}",
+        )
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

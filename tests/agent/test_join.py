@@ -19,6 +19,7 @@ from kube import join as join_file
 from kube import kubeconfig, pki
 from kube.client import Client
 from kube.clock import VirtualClock
+from kube.errors import KtoolError
 from kube.join import JoinConfig
 from kube.kubeconfig import Connection
 from kube.status import unauthorized
@@ -133,6 +134,24 @@ async def join_now(folder: Path, master: Master, invitation: Path | None, *, sec
     if not task.done():
         task.cancel()
     return await task
+
+
+async def test_it_waits_for_the_join_file(tmp_path: Path, master: Master) -> None:
+    """An agent that is started beside its master is invited later."""
+    path = tmp_path / "join.json"
+    task = asyncio.create_task(
+        join.identify(tmp_path / "agent", join=path, node_name="", clock=master.clock, connect=master.connect)
+    )
+    await master.clock.advance(20)
+    assert not task.done()
+    invite(tmp_path, master)
+    await master.clock.advance(1)
+    await asyncio.wait_for(task, 10)
+
+
+async def test_a_join_file_that_never_comes(tmp_path: Path, master: Master) -> None:
+    with pytest.raises(KtoolError, match="there is no join file"):
+        await join_now(tmp_path, master, tmp_path / "join.json", seconds=400)
 
 
 async def test_a_machine_joins(tmp_path: Path, master: Master) -> None:
