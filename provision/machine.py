@@ -18,7 +18,7 @@ from provision.command import CommandFailed, Runner, run
 from provision.data_dir import StateFacts, read_state
 from provision.services import systemd
 
-COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "mount", "nsenter", "busybox")
+COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "sysctl", "mount", "nsenter", "busybox")
 # Types of routes that refuse instead of leading somewhere.
 NOWHERE = frozenset({"unreachable", "blackhole", "prohibit"})
 # Who made a route: ktool's agent, to the pods of other nodes (agent/routes/plan.py).

@@ -43,7 +43,9 @@ def command() -> None:
 
 
 @command.command("create")
-@click.option("--node", default="", help="The name under which the machine is to register.")
+@click.option(
+    "--node", "nodes", multiple=True, help="The name under which the machine is to register; several: a token for each."
+)
 @click.option(
     "--server", default="", metavar="URL", help="The API server as the machine reaches it [default: as told]."
 )
@@ -51,42 +53,54 @@ def command() -> None:
 @click.option("--join-file", default="", metavar="FILE|-", help="Write all that `ktool join` needs (mode 0600).")
 @click.option("--description", default="", help="What `token list` shows of it.")
 @pass_session
-def create(session: Session, /, node: str, server: str, ttl: float, join_file: str, description: str) -> None:
+def create(
+    session: Session, /, nodes: tuple[str, ...], server: str, ttl: float, join_file: str, description: str
+) -> None:
     """Make a token, and print it or write a join file with it.
 
     A token is a secret: whoever has it can have a machine join until it expires.
     """
-    run(_create(session, node=node, server=server, ttl=ttl, join_file=join_file, description=description))
+    if len(nodes) > 1 and join_file not in ("", "-"):
+        raise click.UsageError("a join file is for one node: give one --node, or --join-file -")
+    run(_create(session, nodes=nodes or ("",), server=server, ttl=ttl, join_file=join_file, description=description))
 
 
-async def _create(session: Session, *, node: str, server: str, ttl: float, join_file: str, description: str) -> None:
+async def _create(
+    session: Session, *, nodes: tuple[str, ...], server: str, ttl: float, join_file: str, description: str
+) -> None:
     from kube import join, names
     from kube.clock import SystemClock
     from kube.errors import KtoolError
     from provision import bootstrap_token
 
-    if node and (problems := names.dns1123_subdomain(node)):
-        raise KtoolError("this node name cannot be used", found=node, wanted="; ".join(problems))
+    for node in nodes:
+        if node and (problems := names.dns1123_subdomain(node)):
+            raise KtoolError("this node name cannot be used", found=node, wanted="; ".join(problems))
+    made = []
     async with session.client() as client:
         # First what can fail: a token that nobody gets to know should not be there.
-        config = await _invitation(session, client, node=node, server=server) if join_file else None
-        why = description or f"{f'for {node}, ' if node else ''}made by ktool token create"
-        token = await bootstrap_token.create(client, clock=SystemClock(), description=why, lifetime=ttl)
+        config = await _invitation(session, client, server=server) if join_file else None
+        for node in nodes:
+            why = description or f"{f'for {node}, ' if node else ''}made by ktool token create"
+            made.append(await bootstrap_token.create(client, clock=SystemClock(), description=why, lifetime=ttl))
     if config is None:
-        click.echo(token.text)
+        for token in made:
+            click.echo(token.text)
         return
     import msgspec
 
-    config = msgspec.structs.replace(config, token=token.text)
-    if join_file == "-":
-        click.echo(join.text_of(config), nl=False)
-    else:
-        join.write(Path(join_file), config)
-        click.echo(f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes", err=True)
+    for node, token in zip(nodes, made, strict=True):
+        one = msgspec.structs.replace(config, token=token.text, node_name=node)
+        if join_file == "-":
+            click.echo(join.text_of(one), nl=False)
+        else:
+            join.write(Path(join_file), one)
+            told = f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes"
+            click.echo(told, err=True)
 
 
-async def _invitation(session: Session, client: Client, *, node: str, server: str) -> JoinConfig:
-    """A join file's content, with a token that is still to be made."""
+async def _invitation(session: Session, client: Client, *, server: str) -> JoinConfig:
+    """A join file's content, without a token and a node's name."""
     from urllib.parse import urlsplit
 
     from kube import cluster_info, pki
@@ -108,7 +122,7 @@ async def _invitation(session: Session, client: Client, *, node: str, server: st
             wanted="an address that they can reach",
             mend="name one with --server, or run `ktool up --advertise-address ADDRESS`",
         )
-    return JoinConfig(server=chosen, token="", ca_cert_hashes=(pki.ca_pin(ca),), node_name=node)
+    return JoinConfig(server=chosen, token="", ca_cert_hashes=(pki.ca_pin(ca),))
 
 
 @command.command("list")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Lab, Machine
 from provision.ssh.endpoint import Endpoint
 
@@ -58,11 +59,13 @@ def of_machine(
     address: str = "",
     server: str = "",
     tls_sans: Sequence[str] = (),
+    facts: RemoteFacts | None = None,
 ) -> Host:
     """A lab's machine, with the variables that the roles want of it.
 
     `address` is where the other machines reach it (empty: its default route's), `server` the API server's URL as nodes
-    reach it (empty: the master's own address), `tls_sans` more names for the API server's certificate.
+    reach it (empty: the master's own address), `tls_sans` more names for the API server's certificate; `facts`
+    what was seen of the machine just now, which spares the roles a look.
     """
     keys = {taint.key for taint in machine.taints}
     wanted: dict[str, Any] = {
@@ -79,7 +82,21 @@ def of_machine(
     }
     if server:
         wanted["ktool_server"] = server
+    if facts is not None:
+        wanted["ktool_seen"] = seen(facts)
     return Host(name=machine.name, endpoint=endpoint, groups=machine.groups, variables={**machine.variables, **wanted})
+
+
+def seen(facts: RemoteFacts) -> dict[str, Any]:
+    """What the role `runtime` wants to know of a machine."""
+    return {
+        "runtime": facts.runtime_key,
+        "linked": facts.runtime_linked,
+        "joined": facts.member,
+        "arch": facts.arch,
+        "interpreters": [f"cp{version.replace('.', '')}" for version in facts.pythons],
+        "commands": sorted(facts.commands),
+    }
 
 
 def inventory(hosts: Sequence[Host], files: SSHFiles) -> dict[str, Any]:

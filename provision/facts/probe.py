@@ -22,12 +22,15 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 STATE = "/var/lib/ktool"
 RUNTIME = "/opt/ktool/current"
+COMMAND = "/usr/local/bin/ktool"
 # Where `ktool lab create` notes the digest of the settings that it applied last.
 APPLIED = STATE + "/applied"
 # Where a lab notes that the machine is its own.
 LAB = "/opt/ktool/lab"
 DOCKER_SOCKET = "/var/run/docker.sock"
-COMMANDS = ("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "mount", "nsenter", "busybox", "sudo")
+COMMANDS = (
+    *("dockerd", "nft", "ip", "iptables", "conntrack", "modprobe", "sysctl", "mount", "nsenter", "busybox", "sudo"),
+)
 PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KUBERNETES_PROGRAMS = ("kubelet", "kube-apiserver", "kube-proxy", "k3s", "k3s-server", "k3s-agent", "k0s", "rke2")
 # Traces of other clusters that are there also while nothing of them runs.
@@ -328,6 +331,8 @@ def _state() -> Dict[str, Any]:
         },
         "runtime": _json(RUNTIME + "/manifest.json"),
         "runtime_key": key if key and os.path.exists(RUNTIME + "/manifest.json") else "",
+        "runtime_linked": _link(COMMAND) == RUNTIME + "/bin/ktool",
+        "member": all(os.path.exists(STATE + "/agent/" + name) for name in ("join.json", "pki/kubelet-client.crt")),
         "applied": _read(APPLIED),
         "lab": _read(LAB),
         # the token in this file stays where it is

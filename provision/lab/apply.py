@@ -87,6 +87,7 @@ def hosts(open_lab: OpenLab, wants: Mapping[str, Wanted]) -> list[Host]:
                 address=open_lab.address(machine),
                 server=server,
                 tls_sans=want.tls_sans if want else (),
+                facts=open_lab.facts[machine.name],
             )
         )
     return found

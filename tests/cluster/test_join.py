@@ -174,6 +174,11 @@ def test_tokens(master: Cluster, invitation: Path) -> None:
     assert (found["server"], found["nodeName"]) == (SERVER, "worker")
     assert found["token"].partition(".")[2] not in told.stderr
 
+    several = master.ktool("token", "create", "--node", "w1", "--node", "w2", "--join-file", "-").stdout
+    assert [json.loads(f"{{{one}")["nodeName"] for one in several.split("{")[1:]] == ["w1", "w2"]
+    refused = master.ktool("token", "create", "--node", "w1", "--node", "w2", "--join-file", "f", check=False)
+    assert refused.returncode == 2
+
     other = master.ktool("token", "create", "--ttl", "1h", "--description", "for tests").stdout.strip()
     listed = master.ktool("token", "list").stdout
     assert "for tests" in listed

@@ -27,6 +27,7 @@ def _load(path: str) -> ModuleType:
 action: Any = _load("action_plugins/ktool_runtime")
 runtime: Any = _load("library/ktool_runtime")
 node: Any = _load("library/ktool_node")
+token: Any = _load("action_plugins/ktool_token")
 
 
 def _archive(role: str, tag: str = "cp311", arch: str = "x86_64") -> dict[str, Any]:
@@ -54,6 +55,60 @@ def test_a_machine_without_a_fitting_python(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("KTOOL_CACHE", str(tmp_path))
     with pytest.raises(Exception, match=r"cp39.*cp311, cp312"):
         action.choose([AGENT], {"cp39"}, "x86_64", role="agent")
+
+
+SEEN = {
+    "runtime": "k1",
+    "linked": True,
+    "joined": True,
+    "arch": "x86_64",
+    "interpreters": ["cp311"],
+    "commands": ["ip"],
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "needs"),
+    [
+        ({}, None),  # nobody looked
+        (SEEN, False),
+        ({**SEEN, "runtime": ""}, True),
+        ({**SEEN, "runtime": "k2"}, False),
+        ({**SEEN, "runtime": "other"}, None),
+        ({**SEEN, "linked": False}, None),
+        ({**SEEN, "commands": []}, None),
+    ],
+)
+def test_a_look_that_was_taken_is_not_taken_again(seen: dict[str, Any], needs: bool | None) -> None:
+    args = {"role": "agent", "keys": ["k1", "k2"], "packages": [{"command": "ip"}]}
+    found = action.known(args, seen)
+    assert (found and found["needs"]) == needs
+    if found:
+        assert (found["runtime"], found["joined"], found["changed"]) == (seen["runtime"], True, False)
+
+
+def test_who_needs_a_token() -> None:
+    hostvars: dict[str, Any] = {
+        "a": {"ktool_runtime_state": {"joined": True}},
+        "b": {"ktool_runtime_state": {"joined": False}, "ktool_node_name": "node-b"},
+        "c": {},
+        "later": {},
+    }
+    assert token.joining({"ansible_play_batch": ["a", "b", "c"], "hostvars": hostvars}) == {"b": "node-b", "c": "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": 1}\n', [{"a": 1}]),
+        ('{\n "a": "}{"}\n{"b": 2}\n', [{"a": "}{"}, {"b": 2}]),
+        ("", []),
+        ('{"a": 1}\nWarning: x', []),
+        ('{"a"', []),
+    ],
+)
+def test_several_join_files_in_one_answer(text: str, found: list[dict[str, Any]]) -> None:
+    assert [json.loads(one) for one in token.documents(text)] == found
 
 
 @pytest.mark.parametrize(

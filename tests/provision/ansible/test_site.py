@@ -121,7 +121,7 @@ def test_again_there_is_nothing_to_do(site: Site) -> None:
     assert not result.failed
     assert result.changed == 0
     states = {(event.host, event.task): event.state for event in site.events}
-    assert states[site.worker.name, "Join token"] is TaskState.SKIPPED
+    assert states[site.worker.name, "Join tokens"] is TaskState.SKIPPED
     print(f"no change on two machines: {took:.1f} s")
 
 

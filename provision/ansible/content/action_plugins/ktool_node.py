@@ -25,6 +25,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             if failure := args.pop("master_failure", ""):
                 raise AnsibleActionFail(f"the master {args.get('master')} failed: {failure}")
             args.pop("master", None)
+            if (failure := args.pop("token_failure", "")) and not file and not has_joined(task_vars):
+                raise AnsibleActionFail(failure)
             only = args.pop("only_master", "")
             here = (task_vars or {}).get("inventory_hostname", only)
             if only and here != only:
@@ -39,3 +41,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 with contextlib.suppress(OSError):
                     Path(file).unlink()
         return result
+
+
+def has_joined(task_vars: dict[str, Any] | None) -> bool:
+    """Whether the machine has joined already, as the role `runtime` saw it: it needs no token then."""
+    return bool(((task_vars or {}).get("ktool_runtime_state") or {}).get("joined"))

@@ -1,11 +1,13 @@
 """Where Ansible runs: which runtime a machine gets, and its archive's way there if the machine has none of it.
 
 One round trip where nothing is to be done: the machine is told the keys that would do, and answers. Only then is an
-archive chosen for its version of Python, and copied.
+archive chosen for its version of Python, and copied. Where somebody has looked at the machine a moment ago (`seen`,
+from `ktool lab`), not even that one is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -28,7 +30,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         args["archives"] = []
         wanted = suitable(archives, str(args.get("role", "agent")))
         args["keys"] = [archive["key"] for archive in wanted]
-        found = self._module(args, task_vars)
+        found = known(args, args.pop("seen", None) or {})
+        if found is None or self._task.check_mode:
+            found = self._module(args, task_vars)
         result.update(found)
         if found.get("failed") or not found.get("needs") or self._task.check_mode:
             return result
@@ -50,6 +54,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_name="ktool_runtime", module_args=args, task_vars=task_vars)
         return found
+
+
+def known(args: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a look would find, where a look a moment ago (provision.facts) tells; None if the machine must be asked.
+
+    It tells if no package is missing, and the machine has the runtime in use or none whatever.
+    """
+    commands = {str(one["command"]) for one in args.get("packages") or ()}
+    if not seen or commands - {*seen["commands"]} or args.get("role") == "none":
+        return None
+    current = str(seen["runtime"])
+    if current and (current not in args["keys"] or not seen["linked"]):
+        return None
+    return {
+        "changed": False,
+        "installed": [],
+        "needs": not current,
+        "arch": seen["arch"],
+        "runtime": current,
+        "interpreters": list(seen["interpreters"]),
+        "joined": bool(seen["joined"]),
+    }
 
 
 def suitable(archives: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""A join file from the master, kept where Ansible runs until the machine that it is for has joined.
+"""Join files from the master, kept where Ansible runs until the machines that they are for have joined.
 
-Ansible prints and records what a task gives back. So the file's content is not given back, only where it lies: in
-Ansible's own temporary folder, which only its user can read and which Ansible removes when it ends.
+The master makes the tokens of all machines in one call: to start ktool takes longer than to make a token. Ansible
+prints and records what a task gives back. So the files' content is not given back, only where they lie: in Ansible's
+own temporary folder, which only its user can read and which Ansible removes when it ends.
 """
 
 from __future__ import annotations
@@ -9,46 +10,85 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from ansible import constants
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 KTOOL = "/opt/ktool/current/bin/ktool"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
-    """The action `ktool_token`; delegated to the master."""
+    """The action `ktool_token`; delegated to the master, and run once for all machines of a batch.
+
+    What goes wrong is given back as `failure`, for each machine to fail with: a task that is run once and fails would
+    leave the others without a word.
+    """
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Have the master make a token, and write the join file."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
+        """Have the master make tokens, and write the join files: `files` maps hosts to them."""
+        result: dict[str, Any] = {**super().run(tmp, task_vars), "changed": False, "files": {}, "failure": ""}
         args = self._task.args
+        names = joining(task_vars or {})
+        if not names:
+            return {**result, "skipped": True, "msg": "all have joined"}
         if args.get("master_failure"):
-            raise AnsibleActionFail(f"the master {args['master']} failed: {args['master_failure']}")
+            return {**result, "failure": f"the master {args['master']} failed: {args['master_failure']}"}
         if self._task.check_mode:
-            return {**result, "changed": False, "skipped": True, "msg": "makes no token in check mode"}
+            return {**result, "skipped": True, "msg": "makes no token in check mode"}
         data_dir = args.get("data_dir", "/var/lib/ktool")
         argv = [KTOOL, "--data-dir", data_dir, "--kubeconfig", f"{data_dir}/admin.kubeconfig", "token", "create"]
-        argv += ["--node", args["name"], "--server", args["server"], "--join-file", "-"]
-        found = self._execute_module(
-            module_name="ansible.legacy.command", module_args={"argv": argv}, task_vars=task_vars
-        )
+        argv += [word for name in names.values() for word in ("--node", name)]
+        argv += ["--server", args["server"], "--join-file", "-"]
+        try:
+            found = self._execute_module(
+                module_name="ansible.legacy.command", module_args={"argv": argv}, task_vars=task_vars
+            )
+        except AnsibleConnectionFailure as error:
+            found = {"unreachable": True, "msg": str(error)}
         if found.get("unreachable"):
-            raise AnsibleActionFail(f"the master {args['master']} cannot be reached: {found.get('msg', '')}")
+            return {**result, "failure": f"the master {args['master']} cannot be reached: {found.get('msg', '')}"}
         if found.get("rc") != 0:
             said = found.get("stderr") or found.get("msg") or "no answer"
-            raise AnsibleActionFail(f"the master {args['master']} makes no token: {' '.join(str(said).split())}")
-        text = str(found["stdout"])
+            return {**result, "failure": f"the master {args['master']} makes no token: {' '.join(str(said).split())}"}
+        files = documents(str(found["stdout"]))
+        if len(files) != len(names):
+            return {**result, "failure": f"the master {args['master']} gave something else than join files"}
+        return {**result, "files": {host: keep(text) for host, text in zip(names, files, strict=True)}}
+
+
+def joining(task_vars: Mapping[str, Any]) -> dict[str, str]:
+    """The machines of this batch that have not joined, and the names of their nodes."""
+    found = {}
+    for host in task_vars.get("ansible_play_batch", ()):
+        variables = task_vars["hostvars"][host]
+        if not (variables.get("ktool_runtime_state") or {}).get("joined"):
+            found[host] = str(variables.get("ktool_node_name", host))
+    return found
+
+
+def documents(text: str) -> list[str]:
+    """The JSON documents that stand one after the other in a text; none if there is anything else."""
+    found = []
+    rest = text.strip()
+    while rest:
         try:
-            json.loads(text)
+            _, end = json.JSONDecoder().raw_decode(rest)
         except ValueError:
-            raise AnsibleActionFail(f"the master {args['master']} gave something else than a join file") from None
-        descriptor, path = tempfile.mkstemp(prefix="join-", dir=constants.DEFAULT_LOCAL_TMP)  # mode 0600
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        return {**result, "changed": False, "file": path}
+            return []
+        found.append(rest[:end])
+        rest = rest[end:].strip()
+    return found
+
+
+def keep(text: str) -> str:
+    """Write a join file (mode 0600); its path."""
+    descriptor, path = tempfile.mkstemp(prefix="join-", dir=constants.DEFAULT_LOCAL_TMP)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return path

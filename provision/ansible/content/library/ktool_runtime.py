@@ -23,6 +23,7 @@ description:
 options:
   role: {description: "agent, control, or none for packages only.", type: str, default: agent}
   archives: {description: Read by the action plugin., type: list, elements: dict}
+  seen: {description: "Read by the action plugin: what was seen of the machine a moment ago.", type: dict}
   packages: {description: "command, and for each family of distributions names to try.", type: list, elements: dict}
   data_dir: {description: Where ktool keeps its state., type: path, default: /var/lib/ktool}
 """
@@ -34,7 +35,8 @@ PACKAGES_FILE = "/opt/ktool/packages.json"
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEEDED_BYTES = 400 * 1000 * 1000
 APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "LC_ALL": "C"}
-CHECK = "import ktool.cli, provision.journal, agent, msgspec, orjson, yaml, cryptography.x509, uvloop, aiohttp, docker"
+# What is compiled for one kind of machine: the rest runs where this does.
+CHECK = "import ktool, msgspec, orjson, yaml, cryptography.hazmat.bindings._rust, uvloop, aiohttp._http_parser, psutil"
 
 
 def missing(packages: list[dict[str, Any]]) -> list[dict[str, Any]]:
