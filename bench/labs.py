@@ -95,6 +95,7 @@ def _by_hand(folder: Path) -> float:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-m", "1024", "-display", "none"]
+    argv += ["-smp", "2"]  # as the lab's machine
     argv += ["-cpu", ",".join(["qemu64", *(f"+{feature}" for feature in CPU_FEATURES)]), "-no-reboot"]
     argv += [
         "-kernel",

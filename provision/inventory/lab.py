@@ -122,7 +122,7 @@ class Machine:
     roles: frozenset[Role]
     groups: tuple[str, ...] = ()
     ssh: SSHSettings = field(default_factory=SSHSettings)
-    cpus: int = 1
+    cpus: int = 2
     memory_mib: int = 1024
     disk_gib: int = 10
     image: ImageSettings = field(default_factory=ImageSettings)

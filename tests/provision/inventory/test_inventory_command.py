@@ -46,7 +46,7 @@ def test_show(inventory: Path) -> None:
         "NAME", "ROLES", "PROVIDER", "ADDRESS", "CPUS", "MEMORY", "DISK", "LABELS", "TAINTS",
     ]  # fmt: skip
     assert lines[3].split() == [
-        "w1", "worker", "nspawn", "-", "1", "1024", "MiB", "10", "GiB", "disk=ssd", "a=b:NoSchedule",
+        "w1", "worker", "nspawn", "-", "2", "1024", "MiB", "10", "GiB", "disk=ssd", "a=b:NoSchedule",
     ]  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_group_vars_beside_a_file_count_and_those_of_the_current_folder_do_not(
     write(elsewhere, {"group_vars/all.yml": "ktool_cpus: 7\n"})
     path = write(tmp_path / "here", {"lab.yml": GOOD, "group_vars/workers.yml": "ktool_cpus: 3\n"})
     monkeypatch.chdir(elsewhere)
-    assert [machine.cpus for machine in read(path).machines] == [1, 3, 3, 3]
+    assert [machine.cpus for machine in read(path).machines] == [2, 3, 3, 3]
 
 
 def test_a_vault_whose_password_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_defaults_of_a_worker() -> None:
         "root",
         True,
     )
-    assert (machine.cpus, machine.memory_mib, machine.disk_gib, machine.image.source) == (1, 1024, 10, "debian-12")
+    assert (machine.cpus, machine.memory_mib, machine.disk_gib, machine.image.source) == (2, 1024, 10, "debian-12")
     assert not machine.taints
     assert not machine.labels
     assert machine.runs_agent
@@ -239,7 +239,7 @@ def test_other_variables_are_ansibles_own() -> None:
 
 
 def test_a_variable_without_a_value_is_absent() -> None:
-    assert machine_of(ktool_cpus=None).cpus == 1
+    assert machine_of(ktool_cpus=None).cpus == 2
 
 
 def test_secrets_are_never_shown() -> None:
