@@ -22,17 +22,36 @@ _TOKEN = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ControlPlane(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What a further master needs besides (kubeadm: `join --control-plane`): `files` maps paths below the folder `pki`
+    to their content, among it the keys of the cluster's CAs; `etcd_endpoints` are client URLs of etcd's members."""
+
+    files: dict[str, str]
+    etcd_endpoints: tuple[str, ...]
+
+    def __repr__(self) -> str:  # the cluster's keys must not get into a log by accident
+        return f"ControlPlane(files={sorted(self.files)}, etcd_endpoints={self.etcd_endpoints!r})"
+
+
+# What every master has, below `pki`: whoever joins as one brings all of it.
+CONTROL_PLANE_FILES = ("ca.crt", "ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/ca.key")
+
+
+class JoinConfig(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """What the join file says (JSON, keys in camelCase).
 
     `server` is the API server's URL, `token` the bootstrap token, `ca_cert_hashes` the pins (one of them must match a
     certificate of the chain's CA), `node_name` the name to register under (empty: the agent's own choice).
+    `control_plane` is there for a machine that becomes a master, too: such a file is worth the whole cluster.
     """
 
     server: str
     token: str
     ca_cert_hashes: tuple[str, ...]
     node_name: str = ""
+    control_plane: ControlPlane | None = None
 
     def __repr__(self) -> str:  # the token must not get into a log by accident
         return f"JoinConfig(server={self.server!r}, token id={self.token_id!r}, node_name={self.node_name!r})"
@@ -91,3 +110,14 @@ def problems(config: JoinConfig) -> Iterable[str]:
     for pin in config.ca_cert_hashes:
         if not _HASH.fullmatch(pin):
             yield f"caCertHashes has {pin!r}, wanted sha256: and 64 hexadecimal digits"
+    if config.control_plane is not None:
+        missing = sorted({*CONTROL_PLANE_FILES} - config.control_plane.files.keys())
+        if missing or config.control_plane.files.keys() - {*CONTROL_PLANE_FILES}:
+            yield f"controlPlane.files has {', '.join(sorted(config.control_plane.files))}, wanted all of " + ", ".join(
+                CONTROL_PLANE_FILES
+            )
+        if not config.control_plane.etcd_endpoints:
+            yield "controlPlane.etcdEndpoints is empty, wanted at least one URL"
+        for url in config.control_plane.etcd_endpoints:
+            if not url.startswith("https://"):
+                yield f"controlPlane.etcdEndpoints has {url!r}, wanted a URL with https"

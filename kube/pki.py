@@ -112,16 +112,20 @@ def issue_server(
     dns_names: Iterable[str] = (),
     ips: Iterable[str] = (),
     organizations: Sequence[str] = (),
+    peer: bool = False,
     lifetime: float = CERT_LIFETIME,
 ) -> KeyPair:
-    """A new key and certificate of a server that is met under these DNS names and IP addresses."""
+    """A new key and certificate of a server that is met under these DNS names and IP addresses.
+
+    A `peer` shows the same certificate as a client, too: an etcd member to the others, and to itself.
+    """
     key = create_key()
     names = _alternative_names(dns_names, ips)
     if names is None:
         raise PKIError("a server certificate needs a name", found="no DNS name and no address", wanted="at least one")
     subject = _name(common_name, organizations)
-    certificate = _issue(ca, subject, key.public_key(), names, {DIGITAL_SIGNATURE, SERVER_AUTH}, lifetime, clock)
-    return KeyPair(certificate, key)
+    usages = {DIGITAL_SIGNATURE, SERVER_AUTH, *({CLIENT_AUTH} if peer else ())}
+    return KeyPair(_issue(ca, subject, key.public_key(), names, usages, lifetime, clock), key)
 
 
 def issue_client(
