@@ -15,7 +15,7 @@ from kube import pki
 from kube.errors import KtoolError
 
 # Where they lie below the data directory: the master's own, the agent's.
-FOLDERS = ("pki", "agent/pki")
+FOLDERS = ("pki", "pki/etcd", "agent/pki")
 
 
 class CertificateView(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ touched: preflight reports it.
 
     version.json  journal.jsonl  admin.kubeconfig
     pki/   the cluster's keys and certificates      store/    the database
+    etcd/  a member's data, its settings beside it in etcd.yml
     agent/ the agent's certificate and volumes      log/      one file a service
     run/   sockets and pid notes                    services/ supervisord's configuration
 """
@@ -23,7 +24,7 @@ DEFAULT = Path("/var/lib/ktool")
 LAYOUT = 1
 VERSION_FILE = "version.json"
 # What --keep-data keeps: enough to bring the same cluster up again.
-KEPT = ("version.json", "pki", "store", "admin.kubeconfig")
+KEPT = ("version.json", "pki", "store", "etcd", "etcd.yml", "admin.kubeconfig")
 
 # What a file system has of its own: a data directory may be one.
 NOBODYS = frozenset({"lost+found"})

@@ -26,6 +26,7 @@ class ChangeKind(StrEnum):
     SYSCTL = "sysctl"  # name; before: the value as text; after: the value that was set
     SERVICE = "service"  # name of the service; before: null
     DOCKER = "docker"  # the socket; before: provision.docker_engine.EngineBefore
+    UNIT = "unit"  # a unit of systemd's that is not ours; before: provision.etcd.packaged_service.UnitState
     IMAGE = "image"  # reference of an image in the engine; before: the ID that it stood for, or null
 
 

@@ -16,13 +16,17 @@ from pathlib import Path
 
 from kube import names
 from kube.errors import KtoolError
+from kube.etcd_certificates import EtcdCertificates
 from kube.node_labels import CONTROL_PLANE, is_restricted
 from provision import data_dir
 from provision.docker_engine import EngineOrigin, EnginePaths
+from provision.etcd.settings import LOCAL as LOCAL_ETCD
 from provision.services.service import ServiceSpec
 
 MASTER = "master"
 AGENT = "agent"
+ETCD = "etcd"
+SQLITE = "sqlite"
 CONTROL_PLANE_TAINT = f"{CONTROL_PLANE}:NoSchedule"
 # Bridges that the agent makes for its pods (agent/runtime/docker_network.py).
 POD_BRIDGES = frozenset({"ktool0"})
@@ -55,8 +59,9 @@ class LocalClusterConfig:
     node's) is where others reach the API server; `tls_sans` are more names and addresses for its certificate.
     `labels` the Node always has, `taints` (`key[=value]:effect`) a new Node gets; `control_plane` marks the node as
     one that runs a master, and keeps pods away unless it is `schedulable`. On a machine that joins, `pod_cidr` and
-    `service_cidr` are the cluster's. `supervisor` is auto, systemd or supervisord. `python` is the interpreter that
-    has ktool installed. Timeouts in seconds.
+    `service_cidr` are the cluster's. `store` is the master's: sqlite for one that is alone, etcd for several; empty
+    means the one that is there, or sqlite. `supervisor` is auto, systemd or supervisord. `python` is the interpreter
+    that has ktool installed. Timeouts in seconds.
     """
 
     data_dir: Path = data_dir.DEFAULT
@@ -74,6 +79,7 @@ class LocalClusterConfig:
     kubelet_port: int = 10250
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/16"
+    store: str = ""
     docker: EnginePaths = field(default_factory=EnginePaths)
     supervisor: str = "auto"
     python: str = sys.executable
@@ -90,6 +96,33 @@ class LocalClusterConfig:
     def ca_certificate(self) -> Path:
         """The cluster CA's certificate, which the master writes."""
         return self.data_dir / "pki" / "ca.crt"
+
+    @property
+    def etcd_certificates(self) -> EtcdCertificates:
+        """The certificates of the machine's etcd."""
+        return EtcdCertificates(self.data_dir / "pki")
+
+    @property
+    def etcd_dir(self) -> Path:
+        """The data of the machine's etcd."""
+        return self.data_dir / "etcd"
+
+    @property
+    def etcd_file(self) -> Path:
+        """The settings of the machine's etcd."""
+        return self.data_dir / "etcd.yml"
+
+    @property
+    def joining_file(self) -> Path:
+        """Is there while the machine joins a cluster as a further master: until then it must not begin one."""
+        return self.data_dir / "joining"
+
+    @property
+    def store_there(self) -> str:
+        """The engine of the store that the machine has; empty if it has none yet."""
+        if self.etcd_file.exists() or (self.etcd_dir / "member").exists():
+            return ETCD
+        return SQLITE if (self.data_dir / "store" / "state.db").exists() else ""
 
     @property
     def agent_kubeconfig(self) -> Path:
@@ -196,10 +229,34 @@ class LocalClusterConfig:
                 *("--pod-cidr", self.pod_cidr),
                 *("--service-cidr", self.service_cidr),
                 *(word for name in self.tls_sans for word in ("--tls-san", name)),
+                *(self._etcd_options if self.store == ETCD else ()),
             ),
             env=self._service_env,
+            after=(ETCD,) if self.store == ETCD else (),
             log_path=self.log_path(MASTER),
             stop_timeout=15,
+        )
+
+    @property
+    def _etcd_options(self) -> tuple[str, ...]:
+        """The master's options about its store: the member on its own machine, as kubeadm's stacked control planes."""
+        certificates = self.etcd_certificates
+        return (
+            *("--store", ETCD),
+            *("--etcd-endpoints", LOCAL_ETCD),
+            *("--etcd-ca", str(certificates.ca_cert)),
+            *("--etcd-cert", str(certificates.client_cert)),
+            *("--etcd-key", str(certificates.client_key)),
+        )
+
+    def etcd_spec(self, *, program: str) -> ServiceSpec:
+        """The machine's etcd as a service."""
+        return ServiceSpec(
+            name=ETCD,
+            description="ktool etcd (the masters' store)",
+            argv=(program, "--config-file", str(self.etcd_file)),
+            log_path=self.log_path(ETCD),
+            stop_timeout=20,
         )
 
     def agent_spec(self, *, node_address: str) -> ServiceSpec:

@@ -59,7 +59,7 @@ async def enrol(
     member = membership(config, clock=SystemClock())
     check_membership(config, invitation, member)
     async with step(progress, "cluster", f"The cluster at {invitation.server}") as doing:
-        info = await _look(invitation, member)
+        info = await look(invitation, member)
         networks = info.networks
         doing.unchanged(f"pods {networks.pod_cidr}, Services {networks.service_cidr}")
     config = replace(config, pod_cidr=networks.pod_cidr, service_cidr=networks.service_cidr)
@@ -122,7 +122,7 @@ def check_membership(config: LocalClusterConfig, invitation: JoinConfig, member:
         )
 
 
-async def _look(invitation: JoinConfig, member: Membership | None) -> ClusterInfo:
+async def look(invitation: JoinConfig, member: Membership | None) -> ClusterInfo:
     """The cluster's description, from a server that proved to be the right one and that accepts us."""
     deadline = time.monotonic() + REACH_SECONDS
     while True:

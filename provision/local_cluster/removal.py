@@ -1,7 +1,8 @@
 """`down`: takes away what `up` and the running cluster made on this machine, and nothing else.
 
-    agent stopped → agent's reset (containers, networks, firewall rules, mounts) → master stopped → Docker Engine, if
-    it is ours → supervisor → kernel settings → data directory → look whether anything is left
+    agent stopped → agent's reset (containers, networks, firewall rules, mounts) → master stopped → etcd's member taken
+    out of the cluster of the other masters, and stopped → Docker Engine, if it is ours → supervisor → kernel settings →
+    data directory → look whether anything is left
 
 Works on any half-made state, and again after a `down` that could not finish: what is gone already is skipped. What
 cannot be removed does not keep the rest from being removed; it is reported, each with what to do about it.
@@ -20,7 +21,7 @@ from provision import data_dir, docker_engine, images, lock, mounts, processes, 
 from provision.command import CommandFailed, run
 from provision.journal import Change, ChangeKind, Journal
 from provision.local_cluster import enrolment
-from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
+from provision.local_cluster.config import AGENT, ETCD, MASTER, LocalClusterConfig
 from provision.progress import Progress, Step, step
 from provision.services.detect import detect
 from provision.services.service import ServiceSupervisor
@@ -48,12 +49,18 @@ class Removal:
 
 
 async def down(
-    config: LocalClusterConfig, *, keep_data: bool = False, progress: Progress = lambda event: None
+    config: LocalClusterConfig,
+    *,
+    keep_data: bool = False,
+    leave: bool = True,
+    progress: Progress = lambda event: None,
 ) -> Removal:
     """Remove the cluster from this machine. `keep_data` leaves the cluster's state and the engine's images for a later
-    `up`.
+    `up`. One of several masters is taken out of their etcd first, unless it keeps its data, or not `leave`: the whole
+    cluster goes.
 
-    Raises KtoolError only where nothing could be tried: not ours, or another `up` or `down` at work.
+    Raises KtoolError only where nothing could be tried: not ours, another `up` or `down` at work, or other masters that
+    could not go on.
     """
     removal = Removal()
     state = data_dir.read_state(config.data_dir)
@@ -77,9 +84,15 @@ async def down(
     removal.node_name = _joined_as(config)
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
+        member = leave and not keep_data and ETCD in supervisor.names() and not config.joining_file.exists()
+        if member:
+            from provision.local_cluster import etcd
+
+            await etcd.require_leave(config, supervisor)
         for name, title, work in (
             ("agent", "Removing pods, networks and firewall rules", _remove_agent),
             ("master", "Stopping the master", _remove_master),
+            ("etcd", "Leaving etcd, and stopping it", _leave_etcd if member else _remove_etcd),
             ("docker", "Releasing Docker Engine", _release_docker),
             ("supervisor", "Stopping the supervisor", _stop_supervisor),
             ("machine", "Restoring kernel settings", _restore_machine),
@@ -167,6 +180,24 @@ def _revive_engine(job: _Job) -> None:
 
 def _remove_master(job: _Job) -> list[str]:
     return _remove_service(job, MASTER)
+
+
+def _leave_etcd(job: _Job) -> list[str]:
+    from provision.local_cluster import etcd
+
+    # A thread of its own, so a loop of its own.
+    left = asyncio.run(etcd.leave(job.config, job.supervisor))
+    return [*left, *_remove_etcd(job)]
+
+
+def _remove_etcd(job: _Job) -> list[str]:
+    done = _remove_service(job, ETCD)
+    for change in job.journal.open_changes():
+        if change.kind is ChangeKind.UNIT:
+            from provision.etcd import packaged_service
+
+            done += packaged_service.put_back(job.journal, change)
+    return done
 
 
 def _remove_service(job: _Job, name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """`up`: from whatever state this machine is in to a running cluster. A second run finds everything in place.
 
-    preflight → data directory, kernel settings → Docker Engine ┐
-                                        master → join file ─────┴→ agent → node Ready
+    preflight → data directory, kernel settings → Docker Engine ────┐
+                                   (etcd →) master → join file ─────┴→ agent → node Ready
 
 Docker Engine and the master start at the same time; neither needs the other. So does a new agent, which waits for its
 join file then: to be loaded takes it as long as the master. Each step looks first, changes only
@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from kube import join, kubeconfig, node_labels, pki
 from kube.client import Client
@@ -26,7 +28,7 @@ from provision import bootstrap_token, lock
 from provision.docker_engine import Engine
 from provision.journal import Journal
 from provision.local_cluster import steps, waiting
-from provision.local_cluster.config import AGENT, LocalCluster, LocalClusterConfig
+from provision.local_cluster.config import AGENT, ETCD, LocalCluster, LocalClusterConfig
 from provision.progress import Progress, step
 from provision.services.detect import detect
 from provision.services.service import ServiceSupervisor
@@ -34,29 +36,39 @@ from provision.services.service import ServiceSupervisor
 logger = logging.getLogger(__name__)
 
 
-async def up(config: LocalClusterConfig, progress: Progress = lambda event: None) -> LocalCluster:
-    """Have the cluster running and this machine's node Ready.
+Store = Callable[[LocalClusterConfig, ServiceSupervisor, Journal, str], Awaitable[None]]
+"""Has the store ready that the master is to use; gets this machine's address last."""
+
+
+async def up(
+    config: LocalClusterConfig, progress: Progress = lambda event: None, *, store: Store | None = None
+) -> LocalCluster:
+    """Have the cluster running and this machine's node Ready. `store` sees to the master's store, where that is more
+    than to begin (or go on with) one here.
 
     Raises PreflightFailed with the machine untouched, and KtoolError where a step fails (the message says which part
     of the log matters).
     """
+    config = replace(config, store=steps.chosen_store(config))
     config.check()
     warnings: list[str] = []
     supervisor = detect(config.data_dir, wanted=config.supervisor)
-    _check_roles(config, supervisor)
+    if store is None:
+        _check_roles(config, supervisor)
     address = await steps.check_machine(config, supervisor, progress, warnings)
     engine: Engine | None = None
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
+        control_plane = _control_plane(config, supervisor, journal, address, progress, store)
         if AGENT not in config.roles:
-            await _master(config, supervisor, address, progress)
+            await control_plane
         else:
             began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
             with steps.first_of_group():
                 async with asyncio.TaskGroup() as group:
                     engine_task = group.create_task(steps.start_engine(config, supervisor, journal, progress))
-                    group.create_task(_master(config, supervisor, address, progress))
+                    group.create_task(control_plane)
             engine = engine_task.result()
             transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
             try:
@@ -95,6 +107,23 @@ def _check_roles(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> N
 
 
 # ---- steps
+
+
+async def _control_plane(
+    config: LocalClusterConfig,
+    supervisor: ServiceSupervisor,
+    journal: Journal,
+    address: str,
+    progress: Progress,
+    store: Store | None,
+) -> None:
+    if store is not None:
+        await store(config, supervisor, journal, address)
+    elif config.store == ETCD:
+        from provision.local_cluster import etcd
+
+        await etcd.begin(config, supervisor, journal, address, progress)
+    await _master(config, supervisor, address, progress)
 
 
 async def _master(config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str, progress: Progress) -> None:

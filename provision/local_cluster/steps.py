@@ -14,12 +14,25 @@ from kube.errors import KtoolError
 from provision import data_dir, docker_engine, machine, preflight, processes, sysctl
 from provision.docker_engine import Engine
 from provision.journal import ChangeKind, Journal
-from provision.local_cluster.config import AGENT, MASTER, POD_BRIDGES, SYSCTLS, LocalClusterConfig
+from provision.local_cluster.config import AGENT, ETCD, MASTER, POD_BRIDGES, SQLITE, SYSCTLS, LocalClusterConfig
 from provision.progress import Progress, Step, step
 from provision.services.service import ServiceSpec, ServiceSupervisor
 
 # What only a node needs.
 _FINDINGS_OF_NODES = frozenset({"docker", "commands", "cgroups"})
+
+
+def chosen_store(config: LocalClusterConfig) -> str:
+    """The engine of this machine's store. KtoolError if it has another one than is wanted."""
+    there = config.store_there
+    if config.store and there and config.store != there:
+        raise KtoolError(
+            "the engine of the store cannot be changed on a machine that has data",
+            found=f"the state of a cluster in {there} ({config.data_dir})",
+            wanted=f"a machine without data for {config.store}",
+            mend=f"go on with {there}, or begin a new cluster: ktool down, then ktool up --store {config.store}",
+        )
+    return config.store or there or SQLITE
 
 
 async def check_machine(
@@ -44,8 +57,17 @@ def _preflight(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tup
     running = {status.name: status.pid for status in services if status.running and status.pid is not None}
     own_pids = frozenset(pid for root in running.values() for pid in processes.descendants(root))
     ports = {MASTER: (config.api_port, "the API server"), AGENT: (config.kubelet_port, "the kubelet")}
+    wanted_ports = dict(ports[role] for role in sorted(config.roles))
+    if MASTER in config.roles and config.store == ETCD:
+        from provision.etcd import membership, packaged_service
+
+        if not machine.find_command("etcd"):
+            raise missing_etcd()
+        wanted_ports |= {membership.CLIENT_PORT: "etcd's clients", membership.PEER_PORT: "etcd's other members"}
+        # Debian's own, which nobody has used, makes room.
+        own_pids |= {pid for pid in (packaged_service.pid_if_empty(),) if pid is not None}
     wanted = preflight.Wanted(
-        ports=dict(ports[role] for role in sorted(config.roles)),
+        ports=wanted_ports,
         pod_cidr=config.pod_cidr,
         service_cidr=config.service_cidr,
         data_dir=config.data_dir,
@@ -69,6 +91,13 @@ def _preflight(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tup
             mend="connect it to a network, or name an address with --node-address",
         )
     return address, warnings
+
+
+def missing_etcd() -> KtoolError:
+    """What is said where etcd is not installed."""
+    return KtoolError(
+        "etcd is not installed", found="no command etcd", wanted="etcd 3.4", mend="apt-get install etcd-server"
+    )
 
 
 async def prepare(

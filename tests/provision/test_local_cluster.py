@@ -201,6 +201,36 @@ async def test_a_master_without_a_node_needs_no_engine(config: LocalClusterConfi
     assert left_over(before, host_snapshot.take()) == []
 
 
+@pytest.mark.skipif(not machine.find_command("etcd"), reason="etcd is not installed")
+async def test_a_master_whose_store_is_etcd(config: LocalClusterConfig) -> None:
+    alone = replace(config, roles=frozenset({MASTER}), store="etcd")
+    before = host_snapshot.take()
+    first, second = Recorder(), Recorder()
+    await up(alone, first)
+    assert set(first.ends()) == {"preflight", "state", "etcd", "master"}
+    running = pids(config)
+    assert list(running) == ["etcd", "master"]  # in this order they start
+    told = processes.command_line(running["master"] or 0).replace("\0", " ")
+    assert f"--store etcd --etcd-endpoints https://127.0.0.1:2379 --etcd-ca {alone.etcd_certificates.ca_cert}" in told
+    assert alone.etcd_dir.stat().st_mode & 0o777 == 0o700
+
+    # what is there is gone on with, whether it is named again or not; nothing turns it into another engine
+    await up(replace(alone, store=""), second)
+    assert set(second.ends().values()) == {Phase.UNCHANGED}
+    assert pids(config) == running
+    with pytest.raises(KtoolError, match="cannot be changed"):
+        await up(replace(alone, store="sqlite"))
+    with pytest.raises(KtoolError, match="another address"):
+        await up(replace(alone, node_address="192.0.2.11"))
+
+    assert (await down(alone, keep_data=True)).complete
+    assert (alone.etcd_dir / "member").exists()
+    await up(alone)
+    assert (await down(alone)).complete
+    assert not config.data_dir.exists()
+    assert left_over(before, host_snapshot.take()) == []
+
+
 async def test_a_label_that_a_node_may_not_give_itself_is_given_by_the_administrator(
     config: LocalClusterConfig,
 ) -> None:

@@ -21,6 +21,8 @@ parser = argparse.ArgumentParser()
 for flag in ("data-dir", "bind-address", "port", "advertise-address", "pod-cidr", "service-cidr"):
     parser.add_argument(f"--{flag}", required=True)
 parser.add_argument("--tls-san", action="append", default=[])
+for flag in ("store", "etcd-endpoints", "etcd-ca", "etcd-cert", "etcd-key"):
+    parser.add_argument(f"--{flag}", default="")
 args = parser.parse_args()
 data_dir = Path(args.data_dir)
 if (data_dir / "break-master").exists():
