@@ -101,7 +101,7 @@ def _pump(source: Stream, target: Stream) -> None:
         while data := source.recv(CHUNK):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:
+    except (OSError, EOFError):  # EOFError: paramiko's, of a connection that was closed meanwhile
         _hang_up(source)
         _hang_up(target)
 
