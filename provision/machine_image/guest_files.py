@@ -225,7 +225,7 @@ Type=oneshot
 ExecStart=/{_PROGRAMS}/name-servers
 """
 
-# Pods have a network of their own. To make the engine's default one takes a third of its start, by iptables.
+# Pods have a network of their own. The engine's default one costs 29 of the 69 calls of iptables at its start.
 _DOCKER = '{"bridge": "none"}\n'
 
 _GROW_UNIT = """\
