@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "tunnel": "Keep a way to a cluster through SSH open, for kubectl and others",
         "certs": "Show certificates and how long they are good",
         "token": "Bootstrap tokens and join files, by which machines join",
+        "etcd": "The store that several masters share: its members",
     },
     "This tool": {
         "completion": "Print the shell's completion script",
@@ -48,7 +49,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 
 # What concerns this machine, or says by an inventory what it concerns: --via and --lab would be ignored there.
-ON_THIS_MACHINE = frozenset({"up", "join", "down", "reset", "image", "lab", "bundle", "certs"})
+ON_THIS_MACHINE = frozenset({"up", "join", "down", "reset", "etcd", "image", "lab", "bundle", "certs"})
 
 
 class LazyGroup(click.Group):

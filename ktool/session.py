@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kube.client import Client
     from kube.kubeconfig import Connection
     from provision.inventory.lab import Lab
-    from provision.ssh.endpoint import Endpoint
 
 T = TypeVar("T")
 
@@ -62,16 +61,15 @@ class Session:
         from ktool.remote_access import RemoteAccess
 
         if self._remote is None:
+            path = str(self.kubeconfig or self.data_dir / "admin.kubeconfig")
             if self.via:
                 from provision.ssh import config
                 from provision.ssh.destination import Destination
 
                 there = Destination.parse(self.via)
-                endpoint = config.endpoint(there.host, there)
+                self._remote = RemoteAccess.open(config.endpoint(there.host, there), path, local_port=local_port)
             else:
-                endpoint = _masters_endpoint(self.lab)
-            path = self.kubeconfig or self.data_dir / "admin.kubeconfig"
-            self._remote = RemoteAccess.open(endpoint, str(path), local_port=local_port)
+                self._remote = _to_a_master(self.lab, path, local_port=local_port)
         return self._remote
 
     def close(self) -> None:
@@ -145,7 +143,9 @@ def _needs_tunnel(lab: Lab) -> bool:
     return hidden or bool(master.ssh.jump)
 
 
-def _masters_endpoint(named: str) -> Endpoint:
+def _to_a_master(named: str, path: str, *, local_port: int) -> RemoteAccess:
+    """The way to the first of a lab's masters that can be reached. KtoolError of the first one if none can."""
+    from ktool.remote_access import RemoteAccess
     from kube.errors import KtoolError
     from provision.inventory.node_access import find_lab
     from provision.providers.factory import providers_for
@@ -158,9 +158,15 @@ def _masters_endpoint(named: str) -> Endpoint:
             wanted="the inventory's path, which says it",
             mend="ktool --lab inventories/FILE.yml ...",
         )
-    master = lab.masters[0]
-    provider = providers_for(lab, state)[master.provider]
-    return provider.endpoint(master, lambda line: None, timeout=20.0)
+    providers = providers_for(lab, state)
+    failures = []
+    for master in lab.masters:
+        try:
+            endpoint = providers[master.provider].endpoint(master, lambda line: None, timeout=20.0)
+            return RemoteAccess.open(endpoint, path, local_port=local_port)
+        except KtoolError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _is_file(path: Path) -> bool:

@@ -17,21 +17,27 @@ if TYPE_CHECKING:
 
 @click.command("down")
 @click.option("--keep-data", is_flag=True, help="Keep the cluster's state (store, certificates) for a later `up`.")
+@click.option(
+    "--leave/--no-leave",
+    default=True,
+    help="Whether one of several masters is taken out of their etcd first [default: it is]. Not where all of them go.",
+)
 @click.option("--docker-socket", type=click.Path(path_type=Path), help="As given to `up`.")
 @click.option("--docker-root", type=click.Path(path_type=Path), help="As given to `up`.")
 @click.option("--supervisor", **SUPERVISOR, help="As given to `up`.")
 @output_option
 @pass_session
-def command(session: Session, /, keep_data: bool, output: str | None, **paths: Any) -> None:
+def command(session: Session, /, keep_data: bool, leave: bool, output: str | None, **paths: Any) -> None:
     """Remove the cluster, or this machine's part of one: containers, networks, rules, mounts, processes, state.
 
-    Only what ktool made is removed; what should remain is told. Running it again is fine.
+    Only what ktool made is removed; what should remain is told. Running it again is fine. A master that the others
+    could not do without (etcd's quorum) stays.
     """
     from provision import local_cluster
 
     with reporting(output) as (progress, report):
         config = local_config(session, **paths)
-        removal = run(local_cluster.down(config, keep_data=keep_data, progress=progress))
+        removal = run(local_cluster.down(config, keep_data=keep_data, leave=leave, progress=progress))
         report.fields |= {
             "node": removal.node_name,
             "removed": removal.removed,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ktool.commands.up import local_config, node_options
+from ktool.commands.up import local_config, master_options, node_options
 from ktool.output.report import output_option, reporting
 from ktool.session import Session, pass_session, run
 
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from kube.join import JoinConfig
 
 
+OF_MASTERS = ("agent", "schedulable", "advertise_address", "api_port", "tls_sans")
+
+
 @click.command("join")
 @click.argument("file")
+@click.option("--control-plane", is_flag=True, help="Make it a master as well: one more of those that share etcd.")
 @node_options
+@master_options
 @output_option
 @pass_session
 def command(session: Session, /, **options: Any) -> None:
@@ -28,21 +33,34 @@ def command(session: Session, /, **options: Any) -> None:
     FILE is a join file from `ktool token create --join-file` on the master, or - for standard input. It is needed
     until the machine has joined; running the command again mends what is missing and changes nothing else.
 
+    With --control-plane the machine becomes a master, too, and the options of `up` about masters count. Its join file
+    holds the keys of the whole cluster: better no file at all. One machine after the other.
+
     \b
     ktool token create --node worker-1 --join-file - | ssh root@worker-1 ktool join -
+    ktool token create --node master-2 --control-plane --join-file - | ssh root@master-2 ktool join --control-plane -
     """
     run(_join(session, **options))
 
 
-async def _join(session: Session, *, file: str, output: str | None, **options: Any) -> None:
+async def _join(session: Session, *, file: str, control_plane: bool, output: str | None, **options: Any) -> None:
     from provision import local_cluster
 
     started = time.monotonic()
+    if not control_plane:
+        for name in OF_MASTERS:
+            _only_for_masters(name)
+            options.pop(name)
     with reporting(output) as (progress, report):
         invitation = _read(file)
         options["node_name"] = options["node_name"] or invitation.node_name
-        config = local_config(session, **options)
-        cluster = await local_cluster.enrol(config, invitation, progress)
+        config = local_config(session, **options, control_plane=control_plane)
+        if control_plane:
+            from provision.local_cluster import control_plane as joining
+
+            cluster = await joining.join(config, invitation, progress)
+        else:
+            cluster = await local_cluster.enrol(config, invitation, progress)
         report.fields |= {
             "node": cluster.node_name,
             "address": cluster.node_address,
@@ -50,7 +68,15 @@ async def _join(session: Session, *, file: str, output: str | None, **options: A
             "kubeconfig": str(cluster.kubeconfig),
         }
     if not output:
-        click.echo(f"\nThis machine is node {cluster.node_name} ({time.monotonic() - started:.1f} s).")
+        what = "a master, and node" if control_plane and options["agent"] else "a master," if control_plane else "node"
+        click.echo(f"\nThis machine is {what} {cluster.node_name} ({time.monotonic() - started:.1f} s).")
+
+
+def _only_for_masters(name: str) -> None:
+    context = click.get_current_context()
+    if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        option = next(p.opts[0] for p in context.command.params if p.name == name)
+        raise click.UsageError(f"{option} is for masters: found no --control-plane")
 
 
 def _read(file: str) -> JoinConfig:

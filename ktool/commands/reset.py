@@ -12,13 +12,18 @@ from ktool.output.progress import shown
 from ktool.session import Session, pass_session, run
 
 RUNTIMES = Path("/opt/ktool")
-PACKAGES = ("dockerd", "nft", "conntrack", "haproxy")
+PACKAGES = ("dockerd", "nft", "conntrack", "haproxy", "etcd")
 
 
 @click.command("reset")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--leave/--no-leave",
+    default=True,
+    help="Whether one of several masters is taken out of their etcd first [default: it is]. Not where all of them go.",
+)
 @pass_session
-def command(session: Session, yes: bool) -> None:
+def command(session: Session, yes: bool, leave: bool) -> None:
     """Undo on this machine what ktool recorded that it did, and tell what remains.
 
     As `ktool down`, for machines that somebody else's `ktool lab create` made part of a cluster; works without it.
@@ -29,7 +34,7 @@ def command(session: Session, yes: bool) -> None:
     if not yes:
         click.confirm("Take the cluster's part, its pods and its data off this machine?", abort=True)
     with shown() as progress:
-        removal = run(local_cluster.down(local_config(session), progress=progress))
+        removal = run(local_cluster.down(local_config(session), leave=leave, progress=progress))
     for text in removal.removed:
         click.echo(f"undone: {text}")
     for finding in removal.remaining:

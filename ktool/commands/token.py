@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
     from kube.client import Client
-    from kube.join import JoinConfig
+    from kube.join import ControlPlane, JoinConfig
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+)([smhd])")
@@ -51,22 +51,36 @@ def command() -> None:
 )
 @click.option("--ttl", type=Duration(), default="15m", show_default=True, help="How long the token is valid.")
 @click.option("--join-file", default="", metavar="FILE|-", help="Write all that `ktool join` needs (mode 0600).")
+@click.option(
+    "--control-plane",
+    is_flag=True,
+    help="For a machine that becomes a master, too: the join file has the cluster's keys. Only on a master, as root.",
+)
 @click.option("--description", default="", help="What `token list` shows of it.")
 @pass_session
-def create(
-    session: Session, /, nodes: tuple[str, ...], server: str, ttl: float, join_file: str, description: str
-) -> None:
+def create(session: Session, /, **options: Any) -> None:
     """Make a token, and print it or write a join file with it.
 
-    A token is a secret: whoever has it can have a machine join until it expires.
+    A token is a secret: whoever has it can have a machine join until it expires. A join file for a master is worth the
+    whole cluster, for as long as that lives: pass it on through a pipe (--join-file -), or remove it once it was used.
     """
-    if len(nodes) > 1 and join_file not in ("", "-"):
+    if len(options["nodes"]) > 1 and options["join_file"] not in ("", "-"):
         raise click.UsageError("a join file is for one node: give one --node, or --join-file -")
-    run(_create(session, nodes=nodes or ("",), server=server, ttl=ttl, join_file=join_file, description=description))
+    if options["control_plane"] and not options["join_file"]:
+        raise click.UsageError("--control-plane wants --join-file: a token alone makes no master")
+    options["nodes"] = options["nodes"] or ("",)
+    run(_create(session, **options))
 
 
 async def _create(
-    session: Session, *, nodes: tuple[str, ...], server: str, ttl: float, join_file: str, description: str
+    session: Session,
+    *,
+    nodes: tuple[str, ...],
+    server: str,
+    ttl: float,
+    join_file: str,
+    control_plane: bool,
+    description: str,
 ) -> None:
     from kube import join, names
     from kube.clock import SystemClock
@@ -80,6 +94,7 @@ async def _create(
     async with session.client() as client:
         # First what can fail: a token that nobody gets to know should not be there.
         config = await _invitation(session, client, server=server) if join_file else None
+        keys = await _keys(session) if control_plane else None
         for node in nodes:
             why = description or f"{f'for {node}, ' if node else ''}made by ktool token create"
             made.append(await bootstrap_token.create(client, clock=SystemClock(), description=why, lifetime=ttl))
@@ -90,13 +105,20 @@ async def _create(
     import msgspec
 
     for node, token in zip(nodes, made, strict=True):
-        one = msgspec.structs.replace(config, token=token.text, node_name=node)
+        one = msgspec.structs.replace(config, token=token.text, node_name=node, control_plane=keys)
         if join_file == "-":
             click.echo(join.text_of(one), nl=False)
         else:
             join.write(Path(join_file), one)
             told = f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes"
             click.echo(told, err=True)
+
+
+async def _keys(session: Session) -> ControlPlane:
+    from ktool.commands.up import local_config
+    from provision.local_cluster.control_plane import invitation_of
+
+    return await invitation_of(local_config(session))
 
 
 async def _invitation(session: Session, client: Client, *, server: str) -> JoinConfig:

@@ -70,26 +70,42 @@ def node_options(function: F) -> F:
     return function
 
 
+def master_options(function: F) -> F:
+    """What `up` and `join --control-plane` ask about this machine's master."""
+    for option in (
+        click.option(
+            "--tls-san",
+            "tls_sans",
+            multiple=True,
+            metavar="NAME|ADDRESS",
+            help="One more name or address for the API server's certificate (a load balancer's); may be repeated.",
+        ),
+        click.option("--api-port", type=int, default=6443, show_default=True, help="The API server's port."),
+        click.option(
+            "--advertise-address", default="", help="Where others reach the API server [default: the node's address]."
+        ),
+        click.option(
+            "--schedulable", is_flag=True, help="With --control-plane: without the taint, so that pods run here too."
+        ),
+        click.option("--agent/--no-agent", default=True, help="Whether a master is a node as well [default: it is]."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command("up")
 @click.option("--example", is_flag=True, help="Run examples/web.yaml as well and show it answering.")
 @node_options
-@click.option("--agent/--no-agent", default=True, help="Whether this machine is a node as well [default: it is].")
+@master_options
 @click.option(
     "--control-plane/--no-control-plane",
     default=False,
     help="Mark the node as one that runs a master (label and taint node-role.kubernetes.io/control-plane).",
 )
-@click.option("--schedulable", is_flag=True, help="With --control-plane: without the taint, so that pods run here too.")
 @click.option(
-    "--advertise-address", default="", help="Where others reach the API server [default: the node's address]."
-)
-@click.option("--api-port", type=int, default=6443, show_default=True, help="The API server's port.")
-@click.option(
-    "--tls-san",
-    "tls_sans",
-    multiple=True,
-    metavar="NAME|ADDRESS",
-    help="One more name or address for the API server's certificate (a load balancer's); may be repeated.",
+    "--store",
+    type=click.Choice(("sqlite", "etcd")),
+    help="Where the cluster's state is kept: etcd for what is to have several masters [default: as it is, or sqlite].",
 )
 @click.option("--pod-cidr", default="10.244.0.0/16", show_default=True, help="Addresses of pods.")
 @click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="Addresses of Services.")
@@ -108,6 +124,7 @@ def local_config(
     session: Session,
     *,
     node_name: str | None = None,
+    store: str | None = None,
     docker_socket: Path | None = None,
     docker_root: Path | None = None,
     agent: bool = True,
@@ -136,6 +153,7 @@ def local_config(
         docker=paths,
         roles=frozenset({MASTER, AGENT} if agent else {MASTER}),
         labels=dict(_label(text) for text in labels),
+        store=store or "",
         **settings,
     )
 

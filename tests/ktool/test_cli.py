@@ -110,3 +110,18 @@ def test_images_go_to_the_engine_that_the_agent_uses(tmp_path: Path) -> None:
     found = invoke("--data-dir", str(tmp_path), "image", "list")
     assert found.exit_code == 1
     assert str(tmp_path / "own.sock") in found.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("join", "--api-port", "7443", "x.json"), "--api-port is for masters"),
+        (("join", "--no-agent", "x.json"), "--agent is for masters"),
+        (("token", "create", "--control-plane"), "wants --join-file"),
+        (("up", "--store", "consul"), "'sqlite', 'etcd'"),
+    ],
+)
+def test_options_of_masters(arguments: tuple[str, ...], says: str) -> None:
+    found = invoke(*arguments)
+    assert found.exit_code == 2, found.output
+    assert says in found.output
