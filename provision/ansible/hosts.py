@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.facts.facts import RemoteFacts
-from provision.inventory.lab import Lab, Machine
+from provision.inventory.lab import Lab, Machine, Role, Store
 from provision.ssh.endpoint import Endpoint
 
 PYTHON = "/usr/bin/python3"
@@ -58,14 +58,17 @@ def of_machine(
     *,
     address: str = "",
     server: str = "",
+    master: str = "",
+    backends: Mapping[str, str] | None = None,
     tls_sans: Sequence[str] = (),
     facts: RemoteFacts | None = None,
 ) -> Host:
     """A lab's machine, with the variables that the roles want of it.
 
     `address` is where the other machines reach it (empty: its default route's), `server` the API server's URL as nodes
-    reach it (empty: the master's own address), `tls_sans` more names for the API server's certificate; `facts`
-    what was seen of the machine just now, which spares the roles a look.
+    reach it (empty: the master's own address), `master` the one by which others join, `backends` the masters' addresses
+    by name for a load balancer (None: as the inventory has them), `tls_sans` more names for the API server's
+    certificate; `facts` what was seen of the machine just now, which spares the roles a look.
     """
     keys = {taint.key for taint in machine.taints}
     wanted: dict[str, Any] = {
@@ -80,8 +83,14 @@ def of_machine(
         "ktool_service_cidr": lab.service_cidr,
         "ktool_tls_sans": list(tls_sans),
     }
+    if lab.store is Store.ETCD:
+        wanted["ktool_store"] = str(lab.store)
     if server:
         wanted["ktool_server"] = server
+    if backends is not None and Role.LOAD_BALANCER in machine.roles:
+        wanted["ktool_backends"] = [{"name": name, "address": address} for name, address in backends.items()]
+    if master:
+        wanted["ktool_master"] = master
     if facts is not None:
         wanted["ktool_seen"] = seen(facts)
     return Host(name=machine.name, endpoint=endpoint, groups=machine.groups, variables={**machine.variables, **wanted})
@@ -93,6 +102,7 @@ def seen(facts: RemoteFacts) -> dict[str, Any]:
         "runtime": facts.runtime_key,
         "linked": facts.runtime_linked,
         "joined": facts.member,
+        "master": facts.has_master,
         "arch": facts.arch,
         "interpreters": [f"cp{version.replace('.', '')}" for version in facts.pythons],
         "commands": sorted(facts.commands),

@@ -9,7 +9,7 @@ from provision.bundle.archive import ArchiveRole
 
 EXTRAS: Mapping[ArchiveRole, tuple[str, ...]] = {
     ArchiveRole.AGENT: ("agent", "node"),
-    ArchiveRole.CONTROL: ("control", "agent", "node"),
+    ArchiveRole.CONTROL: ("control", "etcd", "agent", "node"),
 }
 
 # Where a machine has its runtimes; `current` among them leads to the one in use.

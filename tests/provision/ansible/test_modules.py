@@ -146,9 +146,7 @@ def test_command_lines() -> None:
         "--taint gpu:NoSchedule"
     )
     options = node.master_options(params)
-    assert " ".join(options) == (
-        "--control-plane --api-port 7443 --schedulable --no-agent --tls-san lb.example --pod-cidr 10.1.0.0/16"
-    )
+    assert " ".join(options) == ("--api-port 7443 --schedulable --no-agent --tls-san lb.example")
 
 
 class _Ended(Exception):

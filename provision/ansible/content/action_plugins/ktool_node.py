@@ -25,14 +25,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             if failure := args.pop("master_failure", ""):
                 raise AnsibleActionFail(f"the master {args.get('master')} failed: {failure}")
             args.pop("master", None)
-            if (failure := args.pop("token_failure", "")) and not file and not has_joined(task_vars):
+            may_do_without = has_joined(task_vars) and not args.get("control_plane")
+            if (failure := args.pop("token_failure", "")) and not file and not may_do_without:
                 raise AnsibleActionFail(failure)
-            only = args.pop("only_master", "")
-            here = (task_vars or {}).get("inventory_hostname", only)
-            if only and here != only:
-                raise AnsibleActionFail(
-                    f"this version of ktool runs one master (found: {here} besides {only}; wanted: one host in masters)"
-                )
             if file:
                 args["join"] = Path(file).read_text()
             result.update(self._execute_module(module_name="ktool_node", module_args=args, task_vars=task_vars))

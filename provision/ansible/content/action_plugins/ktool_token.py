@@ -3,6 +3,8 @@
 The master makes the tokens of all machines in one call: to start ktool takes longer than to make a token. Ansible
 prints and records what a task gives back. So the files' content is not given back, only where they lie: in Ansible's
 own temporary folder, which only its user can read and which Ansible removes when it ends.
+
+A further master gets a file of its own (`name`, `control_plane`), which has the cluster's keys, too.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         """Have the master make tokens, and write the join files: `files` maps hosts to them."""
         result: dict[str, Any] = {**super().run(tmp, task_vars), "changed": False, "files": {}, "failure": ""}
         args = self._task.args
-        names = joining(task_vars or {})
+        own = str(args.get("name", ""))
+        names = {str((task_vars or {})["inventory_hostname"]): own} if own else joining(task_vars or {})
         if not names:
             return {**result, "skipped": True, "msg": "all have joined"}
         if args.get("master_failure"):
@@ -45,6 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         argv = [KTOOL, "--data-dir", data_dir, "--kubeconfig", f"{data_dir}/admin.kubeconfig", "token", "create"]
         argv += [word for name in names.values() for word in ("--node", name)]
         argv += ["--server", args["server"], "--join-file", "-"]
+        argv += ["--control-plane"] if args.get("control_plane") else []
         try:
             found = self._execute_module(
                 module_name="ansible.legacy.command", module_args={"argv": argv}, task_vars=task_vars

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -23,6 +22,9 @@ options:
   labels: {description: The node's labels., type: dict}
   taints: {description: "A new node's taints, KEY[=VALUE]:EFFECT or mappings of key, value, effect.", type: list}
   join: {description: Content of a join file; not needed once the machine has joined., type: str}
+  control_plane: {description: "With joined: one more master, by a join file for masters.", type: bool, default: false}
+  store: {description: "With up: sqlite or etcd, empty for the one that is there.", type: str}
+  leave: {description: "With absent: whether one of several masters leaves their etcd.", type: bool, default: true}
   server: {description: URL of the API server for a machine that has joined., type: str}
   ready_timeout: {description: Seconds until each part must be ready., type: int, default: 60}
   data_dir: {description: Where ktool keeps its state., type: path, default: /var/lib/ktool}
@@ -54,6 +56,9 @@ def main() -> None:
             "service_cidr": {"type": "str", "default": ""},
             "server": {"type": "str", "default": ""},
             "join": {"type": "str", "default": "", "no_log": True},
+            "control_plane": {"type": "bool", "default": False},
+            "store": {"type": "str", "default": ""},
+            "leave": {"type": "bool", "default": True},
             "remove_packages": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -65,6 +70,10 @@ def main() -> None:
         absent(module)
     elif state == "up":
         argv = [*start(module.params, "up"), *node_options(module.params), *master_options(module.params)]
+        argv += ["--control-plane"]
+        argv += ["--store", module.params["store"]] if module.params["store"] else []
+        argv += ["--pod-cidr", module.params["pod_cidr"]] if module.params["pod_cidr"] else []
+        argv += ["--service-cidr", module.params["service_cidr"]] if module.params["service_cidr"] else []
         module.exit_json(**told(module, *module.run_command([*argv, "-o", "json"])))
     else:
         joined(module)
@@ -102,14 +111,12 @@ def written(taint: Any) -> str:
 
 
 def master_options(params: dict[str, Any]) -> list[str]:
-    """Options of `up` alone."""
-    argv = ["--control-plane", "--api-port", str(params["api_port"])]
+    """Options of `up`, and of `join` for a master."""
+    argv = ["--api-port", str(params["api_port"])]
     argv += ["--schedulable"] if params["schedulable"] else []
     argv += [] if params["agent"] else ["--no-agent"]
     for name in params["tls_sans"]:
         argv += ["--tls-san", name] if name else []
-    argv += ["--pod-cidr", params["pod_cidr"]] if params["pod_cidr"] else []
-    argv += ["--service-cidr", params["service_cidr"]] if params["service_cidr"] else []
     return argv
 
 
@@ -124,19 +131,14 @@ def joined(module: Any) -> None:
     if params["server"] and known.get("server") != params["server"]:
         known["server"] = params["server"]
         text = json.dumps(known)
-    # Whatever ktool may say: its token is taken out of the result.
-    module.no_log_values.update(value for value in (known.get("token"),) if value)
-    folder = tempfile.mkdtemp(prefix="ktool-join-", dir="/run" if os.path.isdir("/run") else None)
-    try:
-        path = os.path.join(folder, "join.json")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        argv = [*start(params, "join"), *node_options(params), "-o", "json", path]
-        code, out, err = module.run_command(argv)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    module.exit_json(**told(module, code, out, err))
+    # Whatever ktool may say: its secrets are taken out of the result.
+    files = (known.get("controlPlane") or {}).get("files") or {}
+    secrets = [known.get("token"), *(text for name, text in files.items() if name.endswith(".key"))]
+    module.no_log_values.update(value for value in secrets if value)
+    argv = [*start(params, "join"), *node_options(params)]
+    argv += ["--control-plane", *master_options(params)] if params["control_plane"] else []
+    # By a pipe: no file of it is left, however this ends.
+    module.exit_json(**told(module, *module.run_command([*argv, "-o", "json", "-"], data=text)))
 
 
 def absent(module: Any) -> None:
@@ -144,7 +146,8 @@ def absent(module: Any) -> None:
     params = module.params
     result: dict[str, Any] = {"changed": False, "steps": [], "remains": []}
     if os.access(KTOOL, os.X_OK):
-        code, out, err = module.run_command([*start(params, "down"), "-o", "json"])
+        leave = [] if params["leave"] else ["--no-leave"]
+        code, out, err = module.run_command([*start(params, "down"), *leave, "-o", "json"])
         result.update(told(module, code, out, err))
     packages: list[str] = []
     if os.path.exists(PACKAGES_FILE):

@@ -24,7 +24,11 @@ options:
   role: {description: "agent, control, or none for packages only.", type: str, default: agent}
   archives: {description: Read by the action plugin., type: list, elements: dict}
   seen: {description: "Read by the action plugin: what was seen of the machine a moment ago.", type: dict}
-  packages: {description: "command, and for each family of distributions names to try.", type: list, elements: dict}
+  packages:
+    description: >-
+      command, and for each family of distributions names to try; `unit`, one of the package's that is not to start.
+    type: list
+    elements: dict
   data_dir: {description: Where ktool keeps its state., type: path, default: /var/lib/ktool}
 """
 
@@ -32,6 +36,7 @@ RUNTIMES = "/opt/ktool"
 CURRENT = "/opt/ktool/current"
 COMMAND = "/usr/local/bin/ktool"
 PACKAGES_FILE = "/opt/ktool/packages.json"
+UNITS = "/etc/systemd/system"
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEEDED_BYTES = 400 * 1000 * 1000
 APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "LC_ALL": "C"}
@@ -69,6 +74,7 @@ def give_up(module: Any, what: str, found: str = "", wanted: str = "", mend: str
 def install_packages(module: Any, absent: list[dict[str, Any]]) -> list[str]:
     """Install the packages of missing commands; gives their names."""
     kind = family()
+    units = [one["unit"] for one in absent if one.get("unit")]
     commands = ", ".join(one["command"] for one in absent)
     if not kind:
         give_up(
@@ -78,6 +84,36 @@ def install_packages(module: Any, absent: list[dict[str, Any]]) -> list[str]:
             wanted="apt-get or dnf, or these commands",
             mend="Install them by hand.",
         )
+    hold(module, units)
+    try:
+        names = fetch_packages(module, kind, absent)
+    finally:
+        release(module, units)
+    note_packages(names)
+    return names
+
+
+def hold(module: Any, units: list[str]) -> None:
+    """Keep a package's own service from starting when it is installed: it would have other settings than ours."""
+    for unit in units:
+        link("/dev/null", os.path.join(UNITS, unit))
+    if units:
+        module.run_command(["systemctl", "daemon-reload"])
+
+
+def release(module: Any, units: list[str]) -> None:
+    """The service is as any other again, and does not start at boot."""
+    for unit in units:
+        path = os.path.join(UNITS, unit)
+        if os.path.islink(path) and os.readlink(path) == "/dev/null":
+            os.unlink(path)
+    if units:
+        module.run_command(["systemctl", "daemon-reload"])
+        module.run_command(["systemctl", "disable", "--quiet", *units])
+
+
+def fetch_packages(module: Any, kind: str, absent: list[dict[str, Any]]) -> list[str]:
+    """Have the package manager install the packages of missing commands; gives their names."""
     if kind == "debian":
         names = [one["debian"][0] for one in absent]
         install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
@@ -100,7 +136,6 @@ def install_packages(module: Any, absent: list[dict[str, Any]]) -> list[str]:
             wanted=", ".join(names),
             mend="Look at the machine's package sources, or install them by hand.",
         )
-    note_packages(names)
     return names
 
 
@@ -260,6 +295,8 @@ def main() -> None:
     result["runtime"] = current.get("key", "")
     result["interpreters"] = interpreters()
     agent = os.path.join(params["data_dir"], "agent")
+    # A master that has its vote in etcd needs no keys any more.
+    result["master"] = os.path.exists(os.path.join(params["data_dir"], "admin.kubeconfig"))
     result["joined"] = all(
         os.path.exists(os.path.join(agent, *file)) for file in (["join.json"], ["pki", "kubelet-client.crt"])
     )
