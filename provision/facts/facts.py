@@ -35,12 +35,12 @@ class RemoteFacts(msgspec.Struct, frozen=True, kw_only=True):
     `sudo`: the look was taken as root. `pythons` are the interpreters in /usr/bin by minor version ("3.11").
     `features` maps kernel features to whether they are there (None: cannot be told from a container). `kubernetes`
     are running programs of another cluster, `kubernetes_files` what one left on the disk. `services` says which of
-    master, agent and docker run. `runtime_key` and `applied` are the node runtime that is installed and the digest
-    of the settings applied last (empty: none), `runtime_linked` whether the command `ktool` leads to it,
-    `member` whether the agent has joined and has its certificate, `lab` the id of the lab that it belongs to. `ca_pin`
-    is the pin of the cluster CA that the machine trusts or holds. `skew`: how far the machine's clock is ahead of this
-    one's, known to within `skew_error`. `reached_at`: the address by which it was reached. `problems`: what could not
-    be found out, and why.
+    master, agent, docker, etcd and haproxy run, `has_master` whether there is a master's state. `runtime_key` and
+    `applied` are the node runtime that is installed and the digest of the settings applied last (empty: none),
+    `runtime_linked` whether the command `ktool` leads to it, `member` whether the agent has joined and has its
+    certificate, `lab` the id of the lab that it belongs to. `ca_pin` is the pin of the cluster CA that the machine
+    trusts or holds. `skew`: how far the machine's clock is ahead of this one's, known to within `skew_error`.
+    `reached_at`: the address by which it was reached. `problems`: what could not be found out, and why.
     """
 
     os_id: str = "unknown"
@@ -82,6 +82,7 @@ class RemoteFacts(msgspec.Struct, frozen=True, kw_only=True):
     member: bool = False
     applied: str = ""
     lab: str = ""
+    has_master: bool = False
     joined: Joined = Joined()
     ca: str = ""
     package_manager: str = ""

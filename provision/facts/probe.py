@@ -25,6 +25,8 @@ RUNTIME = "/opt/ktool/current"
 COMMAND = "/usr/local/bin/ktool"
 # Where `ktool lab create` notes the digest of the settings that it applied last.
 APPLIED = STATE + "/applied"
+# The same on a load balancer, which has nothing else of ktool.
+APPLIED_BALANCER = "/opt/ktool/applied"
 # Where a lab notes that the machine is its own.
 LAB = "/opt/ktool/lab"
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -46,6 +48,9 @@ KUBERNETES_FILES = (
     "/var/lib/k0s",
     "/var/snap/microk8s",
 )
+HAPROXY = "/etc/haproxy/haproxy.cfg"
+# What else runs on a cluster's machines.
+OTHERS = ("dockerd", "haproxy", "etcd")
 FEATURES = ("overlay", "br_netfilter", "nf_tables", "vxlan", "veth", "bridge")
 NOWHERE = ("unreachable", "blackhole", "prohibit")
 # Routes made by ktool's agent and proxy carry these protocol numbers.
@@ -183,12 +188,12 @@ def _traces() -> Dict[str, Any]:
 def _processes() -> Dict[str, Any]:
     """Who runs here: ktool's own services, other clusters' programs, Docker. Not what runs in containers."""
     namespace = _link("/proc/self/ns/pid")
-    services = {"master": False, "agent": False, "docker": False}
-    pids: Dict[str, List[int]] = {"master": [], "agent": []}
+    services = {"master": False, "agent": False, "docker": False, "etcd": False, "haproxy": False}
+    pids: Dict[str, List[int]] = {"master": [], "agent": [], "etcd": []}
     kubernetes = []
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         name = _read(f"/proc/{pid}/comm")
-        interesting = name in KUBERNETES_PROGRAMS or name == "dockerd" or name.startswith(("python", "ktool"))
+        interesting = name in KUBERNETES_PROGRAMS or name in OTHERS or name.startswith(("python", "ktool"))
         if not interesting or _link(f"/proc/{pid}/ns/pid") != namespace:
             continue
         argv = _read(f"/proc/{pid}/cmdline").split("\0")
@@ -196,6 +201,12 @@ def _processes() -> Dict[str, Any]:
             kubernetes.append(f"{name} (pid {pid})")
         elif name == "dockerd":
             services["docker"] = True
+        elif name == "haproxy":
+            services["haproxy"] = _read(HAPROXY).startswith("# Written by ktool")
+        elif name == "etcd":
+            if STATE + "/etcd.yml" in argv:
+                services["etcd"] = True
+                pids["etcd"].append(pid)
         elif "--data-dir" in argv and argv[argv.index("--data-dir") + 1 :][:1] in ([STATE], [STATE + "/agent"]):
             service = {"control": "master", "agent": "agent"}.get(argv[argv.index("-m") + 1] if "-m" in argv else "")
             if service is not None:
@@ -333,7 +344,8 @@ def _state() -> Dict[str, Any]:
         "runtime_key": key if key and os.path.exists(RUNTIME + "/manifest.json") else "",
         "runtime_linked": _link(COMMAND) == RUNTIME + "/bin/ktool",
         "member": all(os.path.exists(STATE + "/agent/" + name) for name in ("join.json", "pki/kubelet-client.crt")),
-        "applied": _read(APPLIED),
+        "applied": _read(APPLIED) or _read(APPLIED_BALANCER),
+        "has_master": os.path.exists(STATE + "/admin.kubeconfig"),
         "lab": _read(LAB),
         # the token in this file stays where it is
         "joined": {

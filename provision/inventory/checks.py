@@ -8,11 +8,13 @@ from itertools import combinations
 
 from kube import names
 from provision.inventory.finding import Finding
-from provision.inventory.lab import Lab, Machine, NetworkMode, ProviderName, Role
+from provision.inventory.lab import Lab, Machine, NetworkMode, ProviderName, Role, Store
 
 # Measured: systemd and sshd alone live in 256 MiB; Docker, agent and a pod need half a gigabyte.
 MEMORY_MIB = 256
 MEMORY_OF_NODE_MIB = 512
+# etcd: "What is maximum cluster size?"
+MASTERS = 7
 
 MADE = frozenset({ProviderName.LIBVIRT, ProviderName.NSPAWN})
 _URL_SCHEMES = ("http://", "https://")
@@ -21,7 +23,7 @@ _URL_SCHEMES = ("http://", "https://")
 def check(lab: Lab) -> list[Finding]:
     """Everything that is wrong with a lab, in the order of its machines."""
     found: list[Finding] = []
-    for of_lab in (_masters, _nodes, _local, _ports, _duplicates, _ranges, _network):
+    for of_lab in (_masters, _nodes, _balancers, _local, _ports, _duplicates, _ranges, _network):
         found += of_lab(lab)
     for machine in lab.machines:
         found += _name(machine)
@@ -42,13 +44,30 @@ def _masters(lab: Lab) -> Iterator[Finding]:
             wanted="a host in the group masters",
             mend="Put one host into the group masters; inventories/ has examples.",
         )
-    if len(masters) > 1:
+    if len(masters) > 1 and lab.store is Store.SQLITE:
         yield Finding(
             hosts=tuple(masters),
-            what="several masters need a store that they share, and this version has SQLite only",
+            variable="ktool_store",
+            what="several masters need a store that they share",
+            found=f"sqlite for {len(masters)} hosts in the group masters",
+            wanted="etcd (which is what several masters get if nothing is said)",
+            mend="Leave ktool_store out, or leave one host in masters.",
+        )
+    elif len(masters) > 1 and len(masters) % 2 == 0:
+        yield Finding(
+            hosts=tuple(masters),
+            what="an even number of masters bears the loss of no more of them than one less does, and fails more often",
+            found=f"{len(masters)} hosts in the group masters; etcd needs {len(masters) // 2 + 1} of them",
+            wanted=f"{len(masters) - 1} or {len(masters) + 1}",
+            mend="Put one more host into masters, or move one into workers.",
+        )
+    elif len(masters) > MASTERS:
+        yield Finding(
+            hosts=tuple(masters),
+            what="each master writes all that any of them writes",
             found=f"{len(masters)} hosts in the group masters",
-            wanted="one",
-            mend="Leave one in masters and put the others into workers; several masters come with the etcd store.",
+            wanted=f"at most {MASTERS}",
+            mend="Three masters bear the loss of one, five the loss of two.",
         )
 
 
@@ -60,6 +79,17 @@ def _nodes(lab: Lab) -> Iterator[Finding]:
                 variable="ktool_agent",
                 found="false",
                 wanted="true for a worker, which is nothing without an agent",
+            )
+
+
+def _balancers(lab: Lab) -> Iterator[Finding]:
+    for machine in lab.balancers:
+        if machine.is_master:
+            yield Finding(
+                hosts=(machine.name,),
+                what="a load balancer listens on the API server's port, and so does a master",
+                found="a host in both masters and load_balancers",
+                wanted="a machine of its own for the load balancer",
             )
 
 

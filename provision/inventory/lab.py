@@ -21,6 +21,13 @@ class Role(StrEnum):
     LOAD_BALANCER = "load_balancer"
 
 
+class Store(StrEnum):
+    """Where the cluster's state is kept."""
+
+    SQLITE = "sqlite"  # in one master
+    ETCD = "etcd"  # in a member of etcd beside each master
+
+
 class ProviderName(StrEnum):
     """Where a machine comes from."""
 
@@ -157,6 +164,12 @@ class Lab:
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/16"
     forks: int = 10
+    store: Store = Store.SQLITE
+
+    @property
+    def balancers(self) -> tuple[Machine, ...]:
+        """Machines in front of the masters."""
+        return tuple(machine for machine in self.machines if Role.LOAD_BALANCER in machine.roles)
 
     @property
     def masters(self) -> tuple[Machine, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from provision.inventory.lab import (
     RedfishSettings,
     Role,
     SSHSettings,
+    Store,
     Taint,
 )
 from provision.inventory.values import Refused
@@ -35,6 +36,9 @@ GROUPS = {"masters": Role.MASTER, "workers": Role.WORKER, "load_balancers": Role
 
 # Kubernetes: "Well-Known Labels, Annotations and Taints"
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+
+# Providers whose machines start from an image that ktool may have built.
+MADE = frozenset({ProviderName.LIBVIRT, ProviderName.NSPAWN, ProviderName.REDFISH})
 
 _SHOWN = 60
 
@@ -93,10 +97,31 @@ def translate(hosts: Sequence[Host], path: Path) -> Translation:
         )
     others = _Values(Host(""), lab_wide).given("ktool_", Lab)
     others.pop("network", None)
+    if sum(machine.is_master for machine in machines) > 1:
+        others.setdefault("store", Store.ETCD)
+    machines = _with_packages(machines, others.get("store", Store.SQLITE))
     lab = Lab(
         name=name or "lab", source=path.absolute(), machines=machines, network=NetworkSettings(**network), **others
     )
     return Translation(lab, tuple(findings))
+
+
+def _with_packages(machines: tuple[Machine, ...], store: Store) -> tuple[Machine, ...]:
+    """The machines, whose images (where ktool builds them) have the packages that some of them want besides.
+
+    All of a lab's machines get the same: one image more to keep, not one for each role. Labs that want nothing of this
+    have the image that all others have.
+    """
+    extra = {"etcd-server"} if store is Store.ETCD else set()
+    extra |= {"haproxy"} if any(Role.LOAD_BALANCER in machine.roles for machine in machines) else set()
+    if not extra:
+        return machines
+    return tuple(
+        replace(m, image=replace(m.image, packages=tuple(sorted({*m.image.packages, *extra}))))
+        if m.provider in MADE and "/" not in m.image.source
+        else m
+        for m in machines
+    )
 
 
 def lab_name(path: Path) -> str:

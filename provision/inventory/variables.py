@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from provision.inventory import values
-from provision.inventory.lab import NetworkMode, ProviderName
+from provision.inventory.lab import NetworkMode, ProviderName, Store
 
 PREFIX = "ktool_"
 RUNTIMES = ("docker",)
@@ -49,6 +49,7 @@ _LAB = (
     Variable("ktool_service_cidr", values.cidr(28), of_lab=True),
     Variable("ktool_api_port", values.whole_number(1, 65535), of_lab=True),
     Variable("ktool_kubelet_port", values.whole_number(1, 65535), of_lab=True),
+    Variable("ktool_store", values.one_of(Store), of_lab=True),
     Variable("ktool_forks", values.whole_number(1, 1000), of_lab=True),
 )
 

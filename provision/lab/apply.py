@@ -11,13 +11,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from kube.errors import KtoolError
 from provision.ansible.events import RunEvent, RunResult, TaskState
 from provision.ansible.hosts import Host, of_machine
 from provision.ansible.run import run
 from provision.bundle.archive import Archive, ArchiveRole
-from provision.facts.probe import APPLIED
+from provision.facts.probe import APPLIED, APPLIED_BALANCER
 from provision.lab.events import Doing, LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import OpenLab
 from provision.lab.plan import Wanted
@@ -53,6 +54,7 @@ async def apply(
         progress=progress,
         journal=journal,
     )
+    _require_master(open_lab, ended)
     for name, one in ended.items():
         if one.error is None:
             # Only a machine on which everything went well needs no second look.
@@ -63,17 +65,43 @@ async def apply(
 
 
 async def reset(
-    open_lab: OpenLab, names: Sequence[str], *, progress: LabProgress, journal: LabJournal
+    open_lab: OpenLab, names: Sequence[str], *, progress: LabProgress, journal: LabJournal, leave: bool = True
 ) -> dict[str, Applied]:
-    """Undo on machines what ktool did to them; they must have been reached."""
-    return await _run(open_lab, "reset", {}, names, step=LabStep.RESET, archives=[], progress=progress, journal=journal)
+    """Undo on machines what ktool did to them; they must have been reached. `leave`: a master is taken out of the etcd
+    of those that stay, or refuses."""
+    return await _run(
+        open_lab,
+        "reset",
+        {},
+        names,
+        step=LabStep.RESET,
+        archives=[],
+        progress=progress,
+        journal=journal,
+        extra={"ktool_leave": leave},
+    )
+
+
+def _require_master(open_lab: OpenLab, ended: Mapping[str, Applied]) -> None:
+    """Ansible ends where all masters have failed, and says of the nodes that come after them that all went well."""
+    machines = {machine.name: machine for machine in open_lab.lab.machines}
+    failures = [one.error for name, one in ended.items() if machines[name].is_master]
+    if not failures or None in failures:
+        return
+    for name, one in ended.items():
+        if one.error is None and machines[name].runs_agent:
+            one.error = KtoolError(
+                f"{name}: there is no master to join",
+                found=str(failures[0]),
+                wanted="a master that works",
+                mend="mend the master, then run the same command again",
+            )
 
 
 def hosts(open_lab: OpenLab, wants: Mapping[str, Wanted]) -> list[Host]:
     """The reached machines as Ansible has them."""
     lab = open_lab.lab
-    balancers = [m for m in lab.machines if m.name in open_lab.facts and "load_balancer" in m.roles]
-    server = f"https://{open_lab.address(balancers[0])}:{lab.api_port}" if balancers else ""
+    server = open_lab.balanced_server
     found = []
     for machine in lab.machines:
         if machine.name not in open_lab.facts:
@@ -86,6 +114,8 @@ def hosts(open_lab: OpenLab, wants: Mapping[str, Wanted]) -> list[Host]:
                 open_lab.endpoints[machine.name],
                 address=open_lab.address(machine),
                 server=server,
+                master=open_lab.master.name,
+                backends=open_lab.backends,
                 tls_sans=want.tls_sans if want else (),
                 facts=open_lab.facts[machine.name],
             )
@@ -103,6 +133,7 @@ async def _run(
     archives: Sequence[Archive],
     progress: LabProgress,
     journal: LabJournal,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Applied]:
     ended = {name: Applied() for name in names}
     cancel = threading.Event()
@@ -114,6 +145,7 @@ async def _run(
             playbook,
             hosts(open_lab, wants),
             state=open_lab.state,
+            extra_vars=extra,
             on_event=lambda event: _tell(steps, event),
             archives=archives,
             limit=list(names),
@@ -176,4 +208,5 @@ def _close(stacks: Mapping[str, ExitStack], failures: Mapping[str, BaseException
 def _note(open_lab: OpenLab, name: str, want: Wanted) -> None:
     """Leave the digest of what was applied on the machine."""
     if want.services:
-        open_lab.connections[name].put(want.digest.encode(), APPLIED, mode=0o644)
+        path = APPLIED if want.has_runtime else APPLIED_BALANCER
+        open_lab.connections[name].put(want.digest.encode(), path, mode=0o644)

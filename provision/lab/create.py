@@ -158,7 +158,8 @@ def runtimes(machine: Machine, archives: Mapping[ArchiveRole, Archive]) -> tuple
 def wants(open_lab: OpenLab, archives: Mapping[ArchiveRole, Archive]) -> dict[str, Wanted]:
     """The wanted settings of every machine that has been reached."""
     lab = open_lab.lab
-    balancers = [m for m in lab.machines if m.name in open_lab.facts and "load_balancer" in m.roles]
+    balancers = [m for m in lab.balancers if m.name in open_lab.facts]
+    endpoints = {open_lab.endpoints[b.name].address for b in balancers} - {""}
     found = {}
     for machine in lab.machines:
         if machine.name in open_lab.facts:
@@ -168,7 +169,9 @@ def wants(open_lab: OpenLab, archives: Mapping[ArchiveRole, Archive]) -> dict[st
                 machine,
                 runtimes=runtimes(machine, archives),
                 address=open_lab.address(machine),
-                tls_sans=[*(open_lab.address(b) for b in balancers), *([endpoint] if endpoint else [])],
+                tls_sans=[*(open_lab.address(b) for b in balancers), *endpoints, *([endpoint] if endpoint else [])],
+                server=open_lab.balanced_server,
+                backends=list(open_lab.backends.values()),
             )
     return found
 
@@ -296,6 +299,7 @@ class _Creation:
                 step.unchanged(f"{facts.os_id} {facts.os_version}, {self._open.address(machine)}")
         except KtoolError as error:
             result.fail(error)
+            self._open.problems[machine.name] = error
 
     async def _make(self, machine: Machine, found: Found, result: MachineResult) -> None:
         if found.state is MachineState.RUNNING:
@@ -335,6 +339,7 @@ class _Creation:
                     step.unchanged("fit")
             except KtoolError as error:
                 result.fail(error, outcome=Outcome.LEFT_OUT)
+                self._open.problems[machine.name] = error
 
     async def _node_ids(self) -> dict[str, str]:
         """The machine ids of the cluster's Nodes, as far as there is a cluster that answers."""
@@ -349,18 +354,37 @@ class _Creation:
 
     def _leave_out_without_master(self) -> None:
         failed = [m for m in self._lab.masters if m.name in self._results and self._results[m.name].error]
-        if len(failed) < len(self._lab.masters) or not failed:
+        if not failed:
+            return
+        first = failed[0].name
+        if len(failed) == len(self._lab.masters):
+            wanted, mend = "a master that works", "mend the master, then run the same command again"
+        elif self._may_begin_another(failed):
+            wanted = "the master that has the cluster: another one would begin a cluster of its own"
+            mend = f"mend {first}, then run the same command again; or ktool lab destroy -i {self._lab.source}"
+        else:
             return
         for machine in self._well():
             self._results[machine.name].fail(
                 KtoolError(
                     "there is no master to join",
-                    found=f"{failed[0].name}: {self._results[failed[0].name].error}",
-                    wanted="a master that works",
-                    mend="mend the master, then run the same command again",
+                    found=f"{first}: {self._results[first].error}",
+                    wanted=wanted,
+                    mend=mend,
                 ),
                 outcome=Outcome.LEFT_OUT,
             )
+
+    def _may_begin_another(self, failed: Sequence[Machine]) -> bool:
+        """Whether there may be a cluster on masters that are out of reach, and none on those within."""
+        if any(facts.has_master for name, facts in self._open.facts.items() if name in self._master_names()):
+            return False
+        begun = {left.machine for left in self._journal.open_steps if left.step == LabStep.INSTALL}
+        unseen = {machine.name for machine in failed if machine.name not in self._open.facts}
+        return bool(unseen) and (self._open.state.kubeconfig.exists() or bool(unseen & begun))
+
+    def _master_names(self) -> set[str]:
+        return {machine.name for machine in self._lab.masters}
 
     async def _install(self) -> None:
         """Ansible's roles, on the machines that are not as they should be."""
@@ -395,11 +419,14 @@ class _Creation:
 
     async def _ready(self) -> str:
         """The kubeconfig, and Nodes that are Ready; gives the API server's URL."""
-        master = self._open.master
-        if master.name not in self._open.connections or self._results[master.name].error is not None:
+        open_ = self._open.connections
+        well = [m for m in self._lab.masters if m.name in open_ and self._results[m.name].error is None]
+        if not well:
             return ""
-        connection = await self._open.master_connection()
-        server = f"https://{self._open.endpoints[master.name].address}:{self._lab.api_port}"
+        master = self._open.master if self._open.master in well else well[0]
+        connection = open_[master.name]
+        front = [b for b in self._lab.balancers if b.name in self._open.facts and self._results[b.name].error is None]
+        server = f"https://{self._open.endpoints[(front or [master])[0].name].address}:{self._lab.api_port}"
         try:
             with machine_errors(master.name):
                 await asyncio.to_thread(cluster.save_kubeconfig, self._open.state, connection, server=server)

@@ -110,7 +110,7 @@ class _Destruction:
         if not reached:
             return
         for name, one in (
-            await apply.reset(self._open, reached, progress=self._progress, journal=self._journal)
+            await apply.reset(self._open, reached, progress=self._progress, journal=self._journal, leave=False)
         ).items():
             if one.error is not None:
                 self._result.errors[name] = one.error

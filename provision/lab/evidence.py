@@ -8,8 +8,8 @@ import asyncio
 from kube.errors import KtoolError
 from kube.models import core_v1
 from kube.status import ApiError
-from provision.inventory.lab import Lab, Machine
-from provision.lab import cluster
+from provision.inventory.lab import Lab, Machine, Store
+from provision.lab import cluster, etcd
 from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.why import Condition, Evidence
 from provision.lab_state import LabState
@@ -46,7 +46,19 @@ async def gather(lab: Lab, state: LabState, machine: Machine, passwords: Passwor
             conditions=conditions,
             api_problem=api_problem,
             unschedulable=unschedulable,
+            etcd=machine.is_master and lab.store is Store.ETCD,
+            membership=await _membership(open_lab, machine),
         )
+
+
+async def _membership(open_lab: OpenLab, machine: Machine) -> str:
+    """What is not well with a master's member of etcd, as far as the masters can say it."""
+    if open_lab.lab.store is not Store.ETCD or not machine.is_master:
+        return ""
+    try:
+        return etcd.trouble(await etcd.members(open_lab), machine.name)
+    except KtoolError as error:
+        return f"shares a store that does not answer: {error}"
 
 
 async def _agent_log(open_lab: OpenLab, name: str) -> str:

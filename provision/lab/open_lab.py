@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -48,17 +48,30 @@ class OpenLab:
         self.connections: dict[str, Shell] = {}
         self.facts: dict[str, RemoteFacts] = {}
         self.problems: dict[str, KtoolError] = {}
+        self._found: dict[str, Found] = {}
+        self.leaving = ""  # a master that is being taken out: nothing is asked of it
 
     def provider(self, machine: Machine) -> Provider:
         """The provider of a machine."""
         return self.providers[machine.provider]
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """The addresses of the masters by name, also of those that are out of reach at the moment as far as inventory
+        or provider tell: a load balancer is to know them when they come back."""
+        known = {}
+        for machine in self.lab.masters:
+            found = self._found.get(machine.name)
+            elsewhere = machine.address or (found.address if found else "") or machine.ssh.address
+            known[machine.name] = self.address(machine) if machine.name in self.facts else elsewhere
+        return {name: address for name, address in known.items() if address}
 
     async def find(self) -> dict[str, Found]:
         """Every machine as its provider sees it, the inventory's first; then those that it does not know. One that was
         made by another provider than the inventory's has that in its key: "NAME (PROVIDER)"."""
         looks = await asyncio.gather(*(asyncio.to_thread(p.find) for p in self.providers.values()))
         every = [(provider, one) for provider, several in zip(self.providers, looks, strict=True) for one in several]
-        known = {one.name: one for _, one in every if one.known}
+        known = self._found = {one.name: one for _, one in every if one.known}
         extra = [(provider, one) for provider, one in every if not one.known]
         return {m.name: known[m.name] for m in self.lab.machines if m.name in known} | {
             f"{one.name} ({provider})" if one.name in known else one.name: one for provider, one in extra
@@ -102,14 +115,38 @@ class OpenLab:
 
     @property
     def master(self) -> Machine:
-        """The machine whose API server is asked."""
-        return self.lab.masters[0]
+        """The machine whose API server is asked, and by which others join: of several, one whose API server runs as
+        far as is known by now; then one that has had a cluster; then the first that nothing speaks against."""
+        staying = [machine for machine in self.lab.masters if machine.name != self.leaving]
+        return best_master(staying or self.lab.masters, self.facts, self.problems)
 
     async def master_connection(self) -> Shell:
-        """A connection to the master. KtoolError if it cannot be reached."""
-        if self.master.name not in self.connections:
-            await self.reach(self.master, lambda line: None, timeout=LOOK_SECONDS)
-        return self.connections[self.master.name]
+        """A connection to a master, to one that serves if there is one. KtoolError if none can be reached."""
+        failure: KtoolError | None = None
+        for machine in self.lab.masters:
+            if self._serves(self.master):
+                break
+            if machine.name in self.connections or machine.name == self.leaving:
+                continue
+            try:
+                await self.reach(machine, lambda line: None, timeout=LOOK_SECONDS)
+            except KtoolError as error:
+                failure = failure or error
+        master = self.master
+        if master.name not in self.connections:
+            raise failure or self.problems[master.name]
+        return self.connections[master.name]
+
+    def _serves(self, machine: Machine) -> bool:
+        facts = self.facts.get(machine.name)
+        return facts is not None and (bool(facts.services.get("master")) or len(self.lab.masters) == 1)
+
+    @property
+    def balanced_server(self) -> str:
+        """The API server's URL as machines of the lab reach it through its load balancer; empty where there is none
+        (that has been reached)."""
+        there = [machine for machine in self.lab.balancers if machine.name in self.facts]
+        return f"https://{self.address(there[0])}:{self.lab.api_port}" if there else ""
 
     def address(self, machine: Machine) -> str:
         """The address at which the lab's other machines reach this one (it must have been reached)."""
@@ -122,6 +159,24 @@ class OpenLab:
                 await asyncio.to_thread(connection.close)
         self.connections.clear()
         await asyncio.to_thread(self._jumps.close)
+
+
+def best_master(
+    masters: Sequence[Machine], facts: Mapping[str, RemoteFacts], problems: Mapping[str, KtoolError]
+) -> Machine:
+    """See `OpenLab.master`."""
+
+    def rank(machine: Machine) -> int:
+        seen = facts.get(machine.name)
+        if seen is not None and seen.services.get("master"):
+            return 0
+        if seen is not None and seen.has_master:
+            return 1
+        if machine.name in problems:
+            return 4
+        return 2 if seen is not None else 3
+
+    return min(masters, key=rank)
 
 
 def installed(facts: RemoteFacts) -> Installed:

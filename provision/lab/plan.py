@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from provision.inventory.lab import Lab, Machine, ProviderName
+from provision.inventory.lab import Lab, Machine, ProviderName, Role, Store
 from provision.lab.events import LabStep
 from provision.providers.provider import Found, MachineState
 
@@ -81,12 +81,22 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pod_cidr: str
     service_cidr: str
     tls_sans: tuple[str, ...] = ()
+    etcd: bool = False
+    server: str = ""  # the load balancer's URL, for nodes of a lab that has one
+    backends: tuple[str, ...] = ()  # the masters' addresses, for a load balancer
+
+    @property
+    def has_runtime(self) -> bool:
+        """Whether ktool itself runs there."""
+        return "master" in self.roles or self.agent
 
     @property
     def services(self) -> frozenset[str]:
         """The services that must run."""
         master = {"master"} if "master" in self.roles else set()
-        return frozenset(master | ({"agent"} if self.agent else set()))
+        etcd = {"etcd"} if self.etcd else set()
+        balancer = {"haproxy"} if "load_balancer" in self.roles else set()
+        return frozenset(master | etcd | balancer | ({"agent"} if self.agent else set()))
 
     @property
     def digest(self) -> str:
@@ -96,9 +106,17 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def wanted(
-    lab: Lab, machine: Machine, *, runtimes: Sequence[str], address: str, tls_sans: Sequence[str] = ()
+    lab: Lab,
+    machine: Machine,
+    *,
+    runtimes: Sequence[str],
+    address: str,
+    tls_sans: Sequence[str] = (),
+    server: str = "",
+    backends: Sequence[str] = (),
 ) -> Wanted:
-    """The settings of one machine; `address` is the one at which the others reach it."""
+    """The settings of one machine; `address` is the one at which the others reach it, `server` the load balancer's URL
+    if there is one, `backends` are the masters' addresses as far as they are known."""
     return Wanted(
         runtimes=tuple(runtimes),
         name=machine.name,
@@ -112,6 +130,9 @@ def wanted(
         pod_cidr=lab.pod_cidr,
         service_cidr=lab.service_cidr,
         tls_sans=tuple(sorted(set(tls_sans))) if machine.is_master else (),
+        etcd=machine.is_master and lab.store is Store.ETCD,
+        server=server if machine.runs_agent and not machine.is_master else "",
+        backends=tuple(backends) if Role.LOAD_BALANCER in machine.roles else (),
     )
 
 
@@ -146,7 +167,7 @@ def deeds(actions: Sequence[Action]) -> list[Action]:
 def differences(installed: Installed, want: Wanted) -> list[str]:
     """In words, what on a machine is not as it should be; empty if it need not be touched."""
     found: list[str] = []
-    if want.services and installed.runtime not in want.runtimes:
+    if want.has_runtime and installed.runtime not in want.runtimes:
         wanted_key = want.runtimes[0][:12]
         found.append(
             f"node runtime {installed.runtime[:12]} → {wanted_key}"
@@ -167,11 +188,11 @@ def _machine(lab: Lab, machine: Machine, seen: Seen, want: Wanted | None) -> lis
         Action(name, LabStep.CREATE, Mark.TELL, f"differs: {difference}") for difference in seen.found.differences
     ]
     if state is MachineState.ABSENT and machine.provider in MAKING:
-        actions += [Action(name, LabStep.CREATE, Mark.ADD, f"make {_describe(machine)}"), *_whole(machine)]
+        actions += [Action(name, LabStep.CREATE, Mark.ADD, f"make {_describe(machine)}"), *_whole(lab, machine)]
     elif state is MachineState.ABSENT or seen.problem:
         actions.append(Action(name, LabStep.REACH, Mark.LOOK, seen.problem or "is not there"))
     elif state is MachineState.BROKEN:
-        actions += [Action(name, LabStep.CREATE, Mark.CHANGE, "finish what is half made"), *_whole(machine)]
+        actions += [Action(name, LabStep.CREATE, Mark.CHANGE, "finish what is half made"), *_whole(lab, machine)]
     elif state is MachineState.STOPPED:
         actions += [
             Action(name, LabStep.CREATE, Mark.CHANGE, "start"),
@@ -180,7 +201,7 @@ def _machine(lab: Lab, machine: Machine, seen: Seen, want: Wanted | None) -> lis
     elif seen.installed is None or want is None:
         actions.append(Action(name, LabStep.INSTALL, Mark.LOOK, "look whether anything is missing"))
     else:
-        new = not seen.installed.runtime
+        new = not seen.installed.runtime and not seen.installed.applied
         mark = Mark.ADD if new else Mark.CHANGE
         actions += [Action(name, LabStep.INSTALL, mark, text) for text in differences(seen.installed, want)]
         if machine.runs_agent and seen.node != "Ready":
@@ -188,9 +209,11 @@ def _machine(lab: Lab, machine: Machine, seen: Seen, want: Wanted | None) -> lis
     return actions
 
 
-def _whole(machine: Machine) -> list[Action]:
+def _whole(lab: Lab, machine: Machine) -> list[Action]:
     """All that follows the making of a machine."""
-    parts = ["node runtime"]
+    parts = ["node runtime"] if machine.is_master or machine.runs_agent else []
+    parts += ["load balancer"] if Role.LOAD_BALANCER in machine.roles else []
+    parts += ["etcd"] if machine.is_master and lab.store is Store.ETCD else []
     parts += ["master"] if machine.is_master else []
     parts += ["agent"] if machine.runs_agent else []
     actions = [Action(machine.name, LabStep.INSTALL, Mark.ADD, f"install {', '.join(parts)}")]

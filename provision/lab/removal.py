@@ -10,7 +10,7 @@ from kube.models import core_v1
 from kube.status import ApiError
 from provision import lock
 from provision.inventory.lab import Lab, ProviderName
-from provision.lab import apply, cluster, drain
+from provision.lab import apply, cluster, drain, etcd
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.ownership import is_bare, pin_of, stranger
@@ -45,10 +45,11 @@ async def remove_machine(
     progress: LabProgress = lambda event: None,
     options: RemovalOptions = RemovalOptions(),
 ) -> Removed:
-    """Take a machine out of its lab; it need not be in the inventory any more. KtoolError if it is the master, if
-    there is no such machine, or where a step fails (a second call goes on)."""
+    """Take a machine out of its lab; it need not be in the inventory any more. KtoolError if it is the only master, or
+    one without which etcd would lose its quorum; if there is no such machine, or where a step fails (a second call goes
+    on)."""
     machine = lab.machine(name)
-    if machine is not None and machine.is_master:
+    if machine is not None and machine.is_master and len(lab.masters) == 1:
         raise KtoolError(
             f"{name} is the lab's master",
             found="the only one: the cluster lives there",
@@ -77,6 +78,11 @@ class _Removal:
         # It may be there twice: made by one provider, before the inventory named another.
         found = [one for one in (await self._open.find()).values() if one.name == self._name]
         machine = self._open.lab.machine(self._name)
+        is_master = machine is not None and machine.is_master and self._open.state.kubeconfig.exists()
+        if is_master:
+            # What others are asked by must not be what goes.
+            self._open.leaving = self._name
+            etcd.require_leave(await etcd.members(self._open), self._name)
         had_node = await self._drain()
         if not found and not had_node:
             raise KtoolError(
@@ -84,6 +90,11 @@ class _Removal:
                 found="neither in the inventory, nor made for this lab, nor a node of its cluster",
                 wanted=", ".join(m.name for m in self._open.lab.machines),
             )
+        if is_master:
+            with doing(self._progress, self._journal, self._name, LabStep.RESET) as step:
+                left = await etcd.remove(self._open, self._name)
+                step.changed, step.result = bool(left), left or "is no member of etcd"
+            self._result.did += [left] if left else []
         made = machine is None or machine.provider in MAKING
         if machine is not None and (not made or self._options.keep_machine):
             await self._clear()
@@ -168,7 +179,10 @@ class _Removal:
             raise foreign
         if is_bare(facts):
             return
-        ended = await apply.reset(self._open, [self._name], progress=self._progress, journal=self._journal)
+        # A master's member of etcd has been taken out by now.
+        ended = await apply.reset(
+            self._open, [self._name], progress=self._progress, journal=self._journal, leave=not machine.is_master
+        )
         if (error := ended[self._name].error) is not None:
             raise error
         self._result.did += ended[self._name].did

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from kube.errors import KtoolError
 from kube.status import ApiError
-from provision.inventory.lab import Lab, Machine
-from provision.lab import cluster
+from provision.inventory.lab import Lab, Machine, Role, Store
+from provision.lab import cluster, etcd
 from provision.lab.events import LabJournal, OpenStep
 from provision.lab.open_lab import NO_PASSWORDS, Passwords, opened
 from provision.lab_state import LabState
@@ -64,6 +65,12 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
                     views = await cluster.nodes(client)
             except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
                 trouble = f"the API server does not answer: {error}"
+        members: list[etcd.MemberView] | None = None
+        if lab.store is Store.ETCD and master is not None and state.kubeconfig.exists():
+            try:
+                members = await etcd.members(open_lab)
+            except KtoolError as error:
+                trouble = trouble or str(error)
         machines = []
         for name, one in found.items():
             machine = lab.machine(name)
@@ -71,6 +78,8 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
             services = tuple(sorted(s for s, active in facts.services.items() if active)) if facts else ()
             stopped_by = open_lab.problems.get(name)
             unreached = str(stopped_by) if stopped_by else trouble if name == open_lab.master.name else ""
+            if machine is not None and machine.is_master and members is not None:
+                unreached = unreached or etcd.trouble(members, name)
             node = views.get(name)
             machines.append(
                 MachineStatus(
@@ -82,7 +91,9 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
                     node=node,
                     runtime=facts.runtime_key if facts else "",
                     services=services,
-                    problem=problem(machine, one, node, unreached=unreached, looked=facts is not None),
+                    problem=problem(
+                        machine, one, node, unreached=unreached, looked=facts is not None, services=services
+                    ),
                 )
             )
         server = ""
@@ -94,7 +105,13 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
 
 
 def problem(
-    machine: Machine | None, found: Found, node: cluster.NodeView | None, *, unreached: str, looked: bool
+    machine: Machine | None,
+    found: Found,
+    node: cluster.NodeView | None,
+    *,
+    unreached: str,
+    looked: bool,
+    services: Collection[str] = (),
 ) -> str:
     """The first thing that is not well with a machine, in words; empty if it is as it should be."""
     if machine is None:
@@ -109,6 +126,8 @@ def problem(
         return unreached
     if not looked:
         return "is not looked at before there is a lab: ktool lab create makes it"
+    if Role.LOAD_BALANCER in machine.roles and "haproxy" not in services:
+        return "its load balancer does not run: ktool lab create starts it"
     if machine.runs_agent and node is None:
         return "has no node in the cluster"
     if machine.runs_agent and node is not None and not node.ready:

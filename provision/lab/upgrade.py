@@ -18,8 +18,8 @@ from kube.errors import KtoolError
 from kube.status import ApiError
 from provision import lock
 from provision.bundle.archive import Archive, ArchiveRole
-from provision.inventory.lab import Lab, Machine
-from provision.lab import apply, cluster, drain
+from provision.inventory.lab import Lab, Machine, Store
+from provision.lab import apply, cluster, drain, etcd
 from provision.lab.create import wants
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
@@ -138,6 +138,9 @@ class _Upgrade:
                 raise error
             if machine.runs_agent:
                 await self._ready(machine)
+            if machine.is_master and self._open.lab.store is Store.ETCD:
+                # The next one is stopped only when this one has its vote again.
+                await etcd.wait_healthy(self._open, timeout=self._options.ready_timeout)
         except BaseException:
             # What went wrong is to be told, not that its node could not be put back besides.
             with contextlib.suppress(KtoolError, ApiError, ConnectionError, TimeoutError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kube.errors import KtoolError
-from provision.inventory.lab import Machine
+from provision.inventory.lab import Machine, Role
 from provision.lab.plan import MAKING
 from provision.providers.provider import Found, MachineState
 
@@ -44,6 +44,8 @@ class Evidence:
     conditions: tuple[Condition, ...] | None = None
     api_problem: str = ""
     unschedulable: bool = False
+    etcd: bool = False
+    membership: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +105,25 @@ def explain(seen: Evidence, *, inventory: str) -> list[Reason]:
         reasons += [Reason("seen from outside", seen.diagnosis)] if seen.diagnosis else []
         return reasons + _inside(seen, inventory)
     reasons = []
+    if Role.LOAD_BALANCER in seen.machine.roles and not (seen.services or {}).get("haproxy"):
+        reasons.append(Reason("the load balancer does not run", mend=f"{create}, or ktool node ssh {name}"))
+    if not (seen.machine.is_master or seen.machine.runs_agent):
+        return reasons
     if not seen.runtime:
         reasons.append(Reason("ktool is not installed on the machine", mend=create))
     elif seen.services is not None:
         if not seen.docker:
             reasons.append(Reason("Docker Engine does not answer", mend="on the machine: systemctl status docker"))
-        wanted = (["master"] if seen.machine.is_master else []) + (["agent"] if seen.machine.runs_agent else [])
+        wanted = ["etcd"] if seen.etcd else []
+        wanted += (["master"] if seen.machine.is_master else []) + (["agent"] if seen.machine.runs_agent else [])
         for service in wanted:
             if not seen.services.get(service):
                 last = seen.agent_log.strip().splitlines()[-1:] if service == "agent" else []
                 reasons.append(
                     Reason(f"the {service} does not run", "".join(last), f"{create}, or ktool node ssh {name}")
                 )
+        if seen.membership:
+            reasons.append(Reason(f"the master {seen.membership}", mend="look at /var/lib/ktool/log/etcd.log on it"))
         reasons += _of_log(seen.agent_log) if seen.machine.runs_agent and not _is_ready(seen) else []
     return reasons + _inside(seen, inventory)
 

@@ -1,6 +1,7 @@
-"""`python -m provision.machine_image [SOURCE...]`: have images for virtual and nspawn machines built ahead.
+"""`python -m provision.machine_image [SOURCE[+PACKAGE...]...]`: have images for libvirt and nspawn built ahead.
 
-For machines (and test runs) that will have no package sources later. Prints where they are.
+For machines (and test runs) that will have no package sources later. Prints where they are. What a lab with several
+masters wants is `debian-12+etcd-server+haproxy`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from provision.machine_image.prepare import virtual_image
 def main() -> None:
     """Build each image that was named; debian-12 if none was."""
     parser = argparse.ArgumentParser(prog="python -m provision.machine_image", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="*", default=["debian-12"], help="debian-12 or debian-13")
+    parser.add_argument("source", nargs="*", default=["debian-12"], help="debian-12 or debian-13, +PACKAGE for more")
     began = time.monotonic()
 
     def report(line: str) -> None:
@@ -26,7 +27,9 @@ def main() -> None:
 
     try:
         for source in parser.parse_args().source:
-            print(virtual_image(ImageSettings(source=source), cache_dir(), report))
+            name, *packages = source.split("+")
+            image = ImageSettings(source=name, packages=tuple(sorted(packages)))
+            print(virtual_image(image, cache_dir(), report))
     except KtoolError as error:
         sys.exit(str(error))
 

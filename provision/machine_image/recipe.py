@@ -35,6 +35,9 @@ PACKAGES = (
     *("busybox-static", "docker.io"),
 )
 
+# Services that a package would start with its own settings, where ktool runs the same program with others.
+REPLACED_SERVICES = {"etcd-server": "etcd.service"}
+
 # What the initrd of a virtual machine loads: disk, network, entropy, what systemd would load; with what these need.
 INITRD_MODULES = ("virtio_pci", "virtio_blk", "ext4", "virtio_net", "virtio_rng", "autofs4")
 
@@ -108,7 +111,10 @@ def recipe_for(image: ImageSettings, *, architecture: str = "", purpose: Purpose
         ),
         files=guest_files.files(purpose),
         links=guest_files.links(purpose),
-        masked=guest_files.masked(purpose),
+        masked=(
+            *guest_files.masked(purpose),
+            *(REPLACED_SERVICES[p] for p in image.packages if p in REPLACED_SERVICES),
+        ),
     )
 
 

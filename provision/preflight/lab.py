@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from provision import preflight
+from provision.etcd.membership import CLIENT_PORT, PEER_PORT
 from provision.facts.facts import RemoteFacts
-from provision.inventory.lab import Lab, Machine
+from provision.inventory.lab import Lab, Machine, Store
 from provision.preflight import reachability
 from provision.preflight.machine import MIB, PACKAGES, Finding, Severity, Wanted, check, error, warning
 from provision.preflight.reachability import Attempt
@@ -167,6 +168,8 @@ def _alone(lab: Lab, machine: Machine, seen: RemoteFacts) -> Iterator[Finding]:
     ports = {}
     if machine.is_master:
         ports[lab.api_port] = "the API server"
+        if lab.store is Store.ETCD and not seen.services.get("etcd"):
+            ports |= {CLIENT_PORT: "etcd's clients", PEER_PORT: "etcd's other members"}
     if machine.runs_agent:
         ports[lab.kubelet_port] = "the kubelet"
     runs = any(seen.services.get(name) for name in ("master", "agent"))
@@ -178,7 +181,7 @@ def _alone(lab: Lab, machine: Machine, seen: RemoteFacts) -> Iterator[Finding]:
         own_pids=frozenset(pid for pids in seen.service_pids.values() for pid in pids),
         own_interfaces=OWN_INTERFACES,
         memory_available=0 if runs else memory,
-        memory_total=(900 if machine.is_master else 600) * MIB,
+        memory_total=(900 if machine.is_master else 600 if machine.runs_agent else 300) * MIB,
     )
     for finding in check(seen.machine(), wanted):
         if finding.name in _REPLACED or (finding.name == "docker" and not seen.docker.version):

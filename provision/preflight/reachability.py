@@ -15,8 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from kube.errors import KtoolError
+from provision.etcd.membership import CLIENT_PORT, PEER_PORT
 from provision.facts.facts import RemoteFacts
-from provision.inventory.lab import Lab
+from provision.inventory.lab import Lab, Machine, Role
 from provision.preflight import connector, listener
 from provision.ssh import parallel
 from provision.ssh.shell import Shell
@@ -48,9 +49,14 @@ def wanted(lab: Lab, facts: Mapping[str, RemoteFacts]) -> list[Attempt]:
         address = seen.address(target.address)
         if not address:
             continue
+        nodes, masters = [m for m in there if m.runs_agent], [m for m in there if m.is_master]
+        etcd = target.is_master and len(lab.masters) > 1
         for serves, service, port, purpose, sources in (
-            (target.is_master, "master", lab.api_port, "API server", [m for m in there if m.runs_agent]),
-            (target.runs_agent, "agent", lab.kubelet_port, "kubelet", [m for m in there if m.is_master]),
+            (target.is_master, "master", lab.api_port, "API server", [*nodes, *lab_balancers(lab, facts)]),
+            (target.runs_agent, "agent", lab.kubelet_port, "kubelet", masters),
+            (etcd, "etcd", CLIENT_PORT, "etcd", masters),
+            (etcd, "etcd", PEER_PORT, "etcd peers'", masters),
+            (Role.LOAD_BALANCER in target.roles, "haproxy", lab.api_port, "load balancer's", nodes),
         ):
             if not serves or seen.services.get(service) or any(one.port == port for one in seen.listeners):
                 continue  # ours works, and another's is a finding of its own
@@ -60,6 +66,11 @@ def wanted(lab: Lab, facts: Mapping[str, RemoteFacts]) -> list[Attempt]:
                 if source.name != target.name
             ]
     return found
+
+
+def lab_balancers(lab: Lab, facts: Mapping[str, RemoteFacts]) -> list[Machine]:
+    """The lab's load balancers that something is known of, as far as they are no nodes as well."""
+    return [machine for machine in lab.balancers if machine.name in facts and not machine.runs_agent]
 
 
 def attempt(shells: Mapping[str, Shell], attempts: list[Attempt], *, limit: int) -> list[Attempt]:

@@ -20,9 +20,11 @@ from provision.inventory.lab import (
     RedfishSettings,
     Role,
     SSHSettings,
+    Store,
 )
 
 MASTER = frozenset({Role.MASTER})
+MASTER_AND_BALANCER = frozenset({Role.MASTER, Role.LOAD_BALANCER})
 WORKER = frozenset({Role.WORKER})
 
 
@@ -68,6 +70,8 @@ def lab(*machines: Machine, **fields: Any) -> Lab:
         # nothing is made: the network's range does not matter
         lab(box(), network=NetworkSettings(cidr="10.244.0.0/24")),
         lab(vm(memory_mib=256, runs_agent=False)),
+        lab(vm("a"), vm("b"), vm("c"), store=Store.ETCD),
+        lab(vm(), store=Store.ETCD),
     ],
 )
 def test_right(good: Lab) -> None:
@@ -79,7 +83,10 @@ def test_right(good: Lab) -> None:
     [
         (lab(), "", "there is no master"),
         (lab(vm("w", WORKER)), "", "there is no master"),
-        (lab(vm("a"), vm("b")), "", "several masters"),
+        (lab(vm("a"), vm("b"), vm("c")), "ktool_store", "several masters"),
+        (lab(vm("a"), vm("b"), store=Store.ETCD), "", "an even number"),
+        (lab(*(vm(f"m{n}") for n in range(9)), store=Store.ETCD), "", "at most 7"),
+        (lab(vm(), vm("b", MASTER_AND_BALANCER), vm("c"), store=Store.ETCD), "", "a machine of its own"),
         (lab(vm(), vm("w", WORKER, runs_agent=False)), "ktool_agent", "worker"),
         (lab(local("a"), local("b", WORKER)), "ktool_provider", "this machine"),
         (lab(vm(), api_port=10250), "ktool_api_port", "10250"),
@@ -130,7 +137,6 @@ def test_everything_is_told_at_once() -> None:
     bad = lab(vm("A", memory_mib=1, disk_gib=1), vm("a", memory_mib=1, address="10.0.0.1"), pod_cidr="10.96.0.0/16")
     variables = sorted(finding.variable for finding in check(bad))
     assert variables == [
-        "",  # two masters
         "",  # one name but for the case
         "",  # a name that no node may have
         "ktool_address",
@@ -138,6 +144,7 @@ def test_everything_is_told_at_once() -> None:
         "ktool_memory_mib",
         "ktool_memory_mib",
         "ktool_service_cidr",
+        "ktool_store",  # two masters
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from provision.inventory.finding import InventoryError
-from provision.inventory.lab import Lab, NetworkMode, ProviderName, Role
+from provision.inventory.lab import Lab, NetworkMode, ProviderName, Role, Store
 from provision.inventory.read import read
 from provision.inventory.variables import NETWORK_KEYS, VARIABLES
 
@@ -25,7 +25,7 @@ PROVIDERS = {
     "physical.yml": {ProviderName.SSH},
     "bare-metal.yml": {ProviderName.REDFISH, ProviderName.SSH},
 }
-# not read as labs: one is refused, the others show the live cluster (test_dynamic_inventory)
+# looked at below, or not read as labs: they show the live cluster (test_dynamic_inventory)
 OTHERS = {"three-masters.yml", "cluster.ktool.yml", "cluster.sh", "vagrant.yml"}
 
 # As Vagrant 2.3 writes it, with two forms of what it may say of a machine.
@@ -100,12 +100,17 @@ def test_examples_can_live_side_by_side() -> None:
     assert len({lab.network.cidr for lab in labs}) == len(labs)
 
 
-def test_three_masters_are_refused_for_that_reason_alone() -> None:
-    with pytest.raises(InventoryError) as raised:
-        read(INVENTORIES / "three-masters.yml")
-    (finding,) = raised.value.findings
-    assert finding.hosts == ("master-1", "master-2", "master-3")
-    assert "etcd" in finding.mend
+def test_three_masters_share_etcd_behind_a_balancer() -> None:
+    lab = read(INVENTORIES / "three-masters.yml")
+    assert [machine.name for machine in lab.masters] == ["master-1", "master-2", "master-3"]
+    assert [machine.name for machine in lab.balancers] == ["balancer-1"]
+    assert lab.store is Store.ETCD
+    # what their roles need is in the image, since the machines have no package sources
+    assert {machine.image.packages for machine in lab.machines} == {("etcd-server", "haproxy")}
+    assert not any(machine.runs_agent for machine in lab.balancers)
+    # and in no other lab's
+    for name in ("lab.yml", "nspawn.yml"):
+        assert {machine.image.packages for machine in read(INVENTORIES / name).machines} == {()}
 
 
 def test_the_page_describes_every_variable_and_no_other() -> None:

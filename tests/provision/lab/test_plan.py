@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from provision.inventory.lab import Lab, Machine, ProviderName, Role, Taint
@@ -147,7 +148,14 @@ def test_a_masters_runtime_serves_a_worker_as_well() -> None:
 
 def test_a_machine_with_no_part_in_the_cluster_needs_no_runtime() -> None:
     balancer = replace(WORKER, roles=frozenset({Role.LOAD_BALANCER}), runs_agent=False)
-    assert differences(Installed(applied=want(balancer).digest), want(balancer)) == []
+    there = Installed(applied=want(balancer).digest, services=frozenset({"haproxy"}))
+    assert differences(there, want(balancer)) == []
+    assert differences(replace(there, services=frozenset()), want(balancer)) == ["start haproxy"]
+    assert differences(there, replace_backends(want(balancer), "192.0.2.7")) == ["apply changed settings"]
+
+
+def replace_backends(before: Wanted, *addresses: str) -> Wanted:
+    return msgspec.structs.replace(before, backends=addresses)
 
 
 def test_a_machine_without_a_node_needs_no_agent() -> None:
