@@ -56,6 +56,7 @@ from kube import kubeconfig, pki
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.errors import KtoolError
+from kube.etcd_certificates import EtcdCertificates
 from kube.informer import InformerFactory
 from kube.leader_election import LeaderElector
 from kube.transport import HTTPTransport, Transport
@@ -388,6 +389,10 @@ class Master:
                 if self._certificates.ensure() and self._tls is not None:
                     self._tls.load_cert_chain(self._certificates.server_cert, self._certificates.server_key)
                     self._kubelet_tls = None
+                if self.config.etcd is not None and EtcdCertificates(self._dir.pki).renew(self._clock):
+                    # etcd reads its own anew by itself; a gRPC channel keeps what it was made with
+                    log.warning("etcd's certificates were renewed: ending, to be started with the new ones")
+                    self.stop()
             except (pki.PKIError, OSError) as error:
                 log.error("certificates cannot be renewed: %s", error)
 
