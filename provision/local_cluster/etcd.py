@@ -103,6 +103,7 @@ class _Join:
         self._client = client
         self._address = address
         self._doing = doing
+        self._patience: waiting.Patience | None = None
 
     async def run(self) -> bool:
         """Do one deed after the other until this machine has its vote; True if there was anything to do."""
@@ -128,7 +129,7 @@ class _Join:
                 if not any(sign in error.found for sign in _PASSING) or time.monotonic() > deadline:
                     raise
                 self._doing.detail(f"waiting: {error.found}")
-                await self._pause(deadline, error.found)
+                await self._pause(error.found)
 
     async def _members(self, deadline: float) -> list[Member]:
         while True:
@@ -169,17 +170,17 @@ class _Join:
 
     async def _started(self, deadline: float) -> None:
         """Until the others know this member by its name."""
+        patience = waiting.Patience(self._config, self._supervisor, ETCD)
         while True:
             me = membership.own(await self._members(deadline), address=self._address)
             if me is not None and me.started:
                 return
-            await waiting.still_hopeful(
-                self._config, self._supervisor, ETCD, deadline=deadline, found="the other members do not see it yet"
-            )
+            await patience.wait("the other members do not see it yet")
 
-    async def _pause(self, deadline: float, found: str) -> None:
+    async def _pause(self, found: str) -> None:
         if (await asyncio.to_thread(self._supervisor.status, ETCD)).running:
-            await waiting.still_hopeful(self._config, self._supervisor, ETCD, deadline=deadline, found=found)
+            self._patience = self._patience or waiting.Patience(self._config, self._supervisor, ETCD)
+            await self._patience.wait(found)
         await asyncio.sleep(PAUSE_SECONDS)
 
     def _clear(self) -> None:
@@ -320,13 +321,11 @@ def _run(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> bool:
 
 async def _serving(config: LocalClusterConfig, supervisor: ServiceSupervisor, doing: Step) -> None:
     """Until the machine's own member serves, with a leader."""
-    deadline = time.monotonic() + config.ready_timeout
+    patience = waiting.Patience(config, supervisor, ETCD)
     async with EtcdClient([LOCAL], config.etcd_certificates) as client:
         while not await client.is_healthy(LOCAL):
             doing.detail("waiting for its health")
-            await waiting.still_hopeful(
-                config, supervisor, ETCD, deadline=deadline, found="it does not say that it is healthy"
-            )
+            await patience.wait("it does not say that it is healthy")
 
 
 async def _size(config: LocalClusterConfig) -> str:

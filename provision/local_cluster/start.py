@@ -60,15 +60,14 @@ async def up(
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
-        control_plane = _control_plane(config, supervisor, journal, address, progress, store)
         if AGENT not in config.roles:
-            await control_plane
+            await _control_plane(config, supervisor, journal, address, progress, store)
         else:
             began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
             with steps.first_of_group():
                 async with asyncio.TaskGroup() as group:
                     engine_task = group.create_task(steps.start_engine(config, supervisor, journal, progress))
-                    group.create_task(control_plane)
+                    group.create_task(_control_plane(config, supervisor, journal, address, progress, store))
             engine = engine_task.result()
             transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
             try:
