@@ -51,7 +51,7 @@ def texts(actions: list[Action], machine: Machine) -> list[str]:
         pytest.param(
             seen(MASTER, MachineState.ABSENT, node=""),
             [
-                "+ create: make libvirt machine, 1 CPU, 1024 MiB, 10 GiB, from debian-12",
+                "+ create: make libvirt machine, 2 CPUs, 1024 MiB, 10 GiB, from debian-12",
                 "+ install: install node runtime, master, agent",
                 "+ ready: node registers → Ready",
             ],

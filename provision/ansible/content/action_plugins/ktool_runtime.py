@@ -75,7 +75,7 @@ def known(args: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | 
         "runtime": current,
         "interpreters": list(seen["interpreters"]),
         "joined": bool(seen["joined"]),
-        "master": bool(seen["master"]),
+        "master": bool(seen.get("master")),
     }
 
 
