@@ -155,6 +155,12 @@ def pods_by_node(lab: LabUnderTest) -> dict[str, int]:
     return nodes
 
 
+def answers(lab: LabUnderTest, machine: str, address: str) -> bool:
+    """Whether a machine can connect to port 80 of an address."""
+    script = f"python3 -Ic 'import socket; socket.create_connection((\"{address}\", 80), 5)'"
+    return lab.node("ssh", machine, script, check=False).returncode == 0
+
+
 def run_example(lab: LabUnderTest, archive: Path, *, nodes: int, timeout: float = 180) -> set[str]:
     """Bring the example to a lab and ask its Service from every node; the nodes whose pods answered.
 
@@ -167,6 +173,8 @@ def run_example(lab: LabUnderTest, archive: Path, *, nodes: int, timeout: float 
     address = lab.kubectl("-n", "web", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
     answered: set[str] = set()
     for name in lab.nodes():
+        # a pod that is ready at the API server is known to every node's proxy a moment later
+        eventually(lambda name=name: answers(lab, name, address), f"the Service answers on {name}", timeout=30)  # type: ignore[misc]
         said = lab.on(name, f"python3 -Ic '{ASK}' http://{address}/", timeout=120)
         seen = set(re.findall(r"on node (\S+)", said))
         assert len(said.splitlines()) == 12, said
