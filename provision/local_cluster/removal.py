@@ -151,7 +151,8 @@ class _Job:
 def _remove_agent(job: _Job) -> list[str]:
     config = job.config
     done = _remove_service(job, AGENT)
-    if not config.agent_dir.exists():
+    # One that waited for its invitation in vain has made nothing, and there may be no engine to ask.
+    if not config.join_file.exists() and not config.agent_kubeconfig.exists():
         return done
     _revive_engine(job)
     try:
