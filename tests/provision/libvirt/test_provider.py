@@ -207,12 +207,12 @@ def test_what_the_inventory_changes(connection: libvirt.virConnect, tmp_path: Pa
     before = small("m1")
     provider = provider_of(before, tmp_path)
     provider.create(before.machines[0], silent)
-    after = lab(machine("m0", memory_mib=256), machine("m1", memory_mib=320, cpus=2, disk_gib=12, autostart=False))
+    after = lab(machine("m0", memory_mib=256), machine("m1", memory_mib=320, cpus=3, disk_gib=12, autostart=False))
     changed = provider_of(after, tmp_path)
     m0, m1 = after.machines
     assert changed.find()[1].differences == (
         "memory: 256 MiB, wanted 320 MiB (from its next start)",
-        "processors: 1, wanted 2 (from its next start)",
+        "processors: 2, wanted 3 (from its next start)",
         "disk: 10 GiB, wanted 12 GiB (from its next start)",
     )
     # A machine is added: the network goes on, and who was there keeps the address.
@@ -224,7 +224,7 @@ def test_what_the_inventory_changes(connection: libvirt.virConnect, tmp_path: Pa
     assert changed.create(m1, silent)
     assert changed.find()[1].differences == ()
     facts = read_domain(connection.lookupByName("lab-m1").XMLDesc())
-    assert (facts.memory_mib, facts.cpus) == (320, 2)
+    assert (facts.memory_mib, facts.cpus) == (320, 3)
     assert not connection.lookupByName("lab-m1").autostart()
     assert not changed.create(m1, silent)
     # A machine leaves the inventory.
