@@ -57,7 +57,9 @@ class Channel(Protocol):
 
     def exit_status_ready(self) -> bool: ...
 
-    def sendall(self, data: bytes, /) -> None: ...
+    def sendall(self, data: bytes, /) -> None:
+        """OSError or EOFError when nobody reads any more."""
+        ...
 
     def shutdown_write(self) -> None: ...
 
@@ -98,7 +100,7 @@ class Execution:
             for chunk in chunks(stdin):
                 self._channel.sendall(chunk)
             self._channel.shutdown_write()
-        except OSError:
+        except (OSError, EOFError):  # EOFError is paramiko's for a connection that is gone
             pass  # the command ended without reading all of it: its status says whether that is bad
 
     def _listen(self, deadline: float) -> int | None:
