@@ -95,12 +95,16 @@ class SupervisordServices:
         specs = {name: known for name in self.names() if (known := self._spec(name)) is not None}
         changed = specs.get(spec.name) != spec
         specs[spec.name] = spec
-        program = program_section(spec, script=self._script(spec.name), priority=priority(spec, specs))
         script = run_script(spec, run_dir=self._run, mark=self._mark(spec.name))
+        write_atomic(self._script(spec.name), script.encode(), mode=0o700)
+        path = self._services / f"{spec.name}.program"
+        # Left alone where the service is as before: its priority may have become another one with the services around
+        # it, and supervisord, when it reads its files next, would stop it for that.
+        if changed or not path.exists():
+            program = program_section(spec, script=self._script(spec.name), priority=priority(spec, specs))
+            write_secret(path, program.encode())
         known_as = msgspec.json.format(msgspec.json.encode(spec, enc_hook=str)).decode()
         write_secret(self._services / f"{spec.name}.json", known_as.encode())
-        write_atomic(self._script(spec.name), script.encode(), mode=0o700)
-        write_secret(self._services / f"{spec.name}.program", program.encode())
         if changed and self._supervisor_pid() is not None:
             self._load()
         return changed

@@ -102,6 +102,21 @@ def test_a_changed_spec_takes_effect_with_the_next_start(services: SupervisordSe
     eventually(lambda: "blue" in tail(short_dir / "log" / "sleeper.log"))
 
 
+def test_a_service_that_is_as_before_runs_on_whatever_is_installed_beside_it(
+    services: SupervisordServices, short_dir: Path
+) -> None:
+    late = spec(short_dir, "late", after=("sleeper",))
+    services.install(late)
+    services.start("late")
+    eventually(lambda: services.status("late").running)
+    first = pid_of(services, "late")
+    services.install(spec(short_dir))
+    assert services.install(late) is False
+    services.start("sleeper")  # supervisord reads all its files again
+    eventually(lambda: services.status("sleeper").running)
+    assert pid_of(services, "late") == first
+
+
 def test_children_of_a_stopped_service_live_on(services: SupervisordServices, short_dir: Path) -> None:
     code = (
         "import subprocess, time; child = subprocess.Popen(['sleep', '600'], start_new_session=True);"
