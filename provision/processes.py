@@ -32,6 +32,15 @@ def has_mark_prefix(pid: int, prefix: str) -> bool:
     return any(variable.startswith(prefix) for variable in _environment(pid))
 
 
+def is_in_own_pid_namespace(pid: int) -> bool:
+    """Whether the process is in this process's own pid namespace, and not in that of a container or a machine in it
+    (man page pid_namespaces(7)). False if it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
 def _environment(pid: int) -> list[str]:
     try:
         return _read(pid, "environ").split("\0")
@@ -93,7 +102,7 @@ def _ended(descriptor: int, pid: int, timeout: float) -> bool:
 
 
 def all_pids() -> list[int]:
-    """Every process of this pid namespace."""
+    """Every process of this pid namespace and of those within it (containers, nspawn machines)."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 

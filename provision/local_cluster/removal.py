@@ -289,7 +289,10 @@ def leftovers(config: LocalClusterConfig) -> list[KtoolError]:
     running = [
         pid
         for pid in processes.all_pids()
-        if processes.is_alive(pid) and processes.has_mark_prefix(pid, f"KTOOL_SERVICE={config.data_dir}:")
+        if processes.is_alive(pid)
+        and processes.has_mark_prefix(pid, f"KTOOL_SERVICE={config.data_dir}:")
+        # A lab's nspawn machines have clusters of their own, in folders of the same name.
+        and processes.is_in_own_pid_namespace(pid)
     ]
     if running:
         found.append(
