@@ -36,7 +36,7 @@ MADE = MachineConfig(
     address="10.77.0.11",
     mac="02:00:00:00:00:01",
     memory_mib=1024,
-    cpus=1,
+    cpus=2,
     user="root",
     image="debian-12 (0123)",
     layers=("/root",),
@@ -116,7 +116,7 @@ def test_names_fit_and_are_told_apart() -> None:
     [
         ({}, ()),
         ({"memory_mib": 2048}, ("memory: 1024 MiB, wanted 2048 MiB",)),
-        ({"cpus": 2, "autostart": False}, ("cpus: 1, wanted 2", "autostart: True, wanted False")),
+        ({"cpus": 3, "autostart": False}, ("cpus: 2, wanted 3", "autostart: True, wanted False")),
         ({"address": "10.77.0.9"}, ("address: 10.77.0.11, wanted 10.77.0.9",)),
         ({"mac": "02:00:00:00:00:0A"}, ("mac: 02:00:00:00:00:01, wanted 02:00:00:00:00:0a",)),
     ],
