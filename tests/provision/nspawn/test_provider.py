@@ -327,6 +327,7 @@ def test_powered_off_it_stays_off_and_one_that_cannot_start_says_why(folder: Pat
     host = Host(provider, machine, provider.endpoint(machine, silent, timeout=30))
     # A service that ends within its first second is one that could not start, and is started again.
     host.eventually("systemctl is-active docker")
+    time.sleep(1.1)  # Docker may be quicker than that
     host.run("systemctl poweroff", check=False)
     _eventually(lambda: provider.find()[0].state is MachineState.STOPPED)
     with pytest.raises(KtoolError, match="does not answer") as caught:
