@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from agent import options as command_line
 from agent.options import AgentOptions
+from kube import collector
 from kube.errors import KtoolError
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the agent's command line; the exit status."""
+    collector.put_off()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     status = 0
     try:
@@ -74,9 +75,9 @@ async def run(options: AgentOptions) -> None:
 
     with record.exclusive(options.data_dir):
         if not options.hollow_nodes:
-            gc.freeze()
             await node_agent.run_node(options, node_agent.place_of(options))
             return
+        collector.settle()
         async with asyncio.TaskGroup() as group:
             for place in node_agent.hollow_places(options):
                 group.create_task(node_agent.run_node(options, place), name=place.name)

@@ -26,7 +26,7 @@ from agent.kubelet.status import StatusWriter
 from agent.options import AgentOptions
 from agent.runtime.runtime import Runtime
 from agent.switch_transport import SwitchTransport
-from kube import pki
+from kube import collector, pki
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.events import EventRecorder
@@ -98,6 +98,8 @@ async def run_node(options: AgentOptions, place: Place) -> None:
                     group, options, place, identity, client, factory, runtime, handlers, recorder, clock, network
                 )
             group.create_task(factory.run(), name="informers")
+            if options.runtime != "hollow":
+                group.create_task(collector.settle_later(clock), name="collector")
     finally:
         await recorder.flush(FLUSH_SECONDS)
         await handlers.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from control import memory
 from control.store.etcd.config import DEFAULT_PREFIX, Endpoint, EtcdConfig, parse_endpoints
-from kube import names
+from kube import collector, names
 from kube.errors import KtoolError
 
 # Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
@@ -125,6 +125,7 @@ def _network(text: str) -> str:
 def main() -> int:
     """Run a master; the exit status is 1 for what a user can mend, told on standard error."""
     options = parse_arguments()
+    collector.put_off()
     memory.limit_arenas()
     logging.basicConfig(
         level=options.log_level.upper(),

@@ -12,7 +12,6 @@ process.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import ssl
@@ -47,12 +46,13 @@ from control.certificates import CLUSTER_DOMAIN, Addresses, Certificates
 from control.compaction import compact_in_turn, compact_periodically
 from control.data_dir import DataDir
 from control.etcd_store import open_etcd, watch_health
+from control.scheduler import standby
 from control.store.errors import StoreUnavailableError
 from control.store.etcd.config import EtcdConfig
 from control.store.sqlite import SqliteStore
 from control.store.sqlite.lock import StoreLock
 from control.store.store import Store
-from kube import kubeconfig, pki
+from kube import collector, kubeconfig, pki
 from kube.client import Client
 from kube.clock import Clock, SystemClock
 from kube.errors import KtoolError
@@ -141,9 +141,6 @@ class Master:
                 parts = [group.create_task(part, name="master") for part in self._parts(transports)]
                 if self.server is not None:
                     log.info("serving %s after %.2f s", self._addresses.local_url, time.perf_counter() - begun)
-                # what was loaded at the start stays: the collector need not look at it again and again
-                gc.collect()
-                gc.freeze()
                 await self._stopping.wait()
                 log.info("stopping")
                 for part in parts:
@@ -263,7 +260,10 @@ class Master:
 
     def _parts(self, transports: dict[str, Transport]) -> list[Coroutine[Any, Any, None]]:
         """What runs besides the API server."""
-        parts: list[Coroutine[Any, Any, None]] = [memory.trim_periodically(self._clock)]
+        parts: list[Coroutine[Any, Any, None]] = [
+            memory.trim_periodically(self._clock),
+            collector.settle_later(self._clock),
+        ]
         if API in self.config.roles:
             parts += [self._bootstrap(), self._renew_certificates()]
             if self.config.etcd is None:
@@ -314,10 +314,14 @@ class Master:
         return Controllers(client, factory, config, clock=self._clock).run()
 
     def _scheduler(self, client: Client, factory: InformerFactory) -> Coroutine[Any, Any, None]:
-        from control.scheduler.scheduler import Scheduler
+        async def schedule() -> None:
+            await standby.load_when_needed(factory, self._clock)
+            from control.scheduler.scheduler import Scheduler
+
+            await Scheduler(client, factory, clock=self._clock).run()
 
         if self.config.etcd is None:
-            return Scheduler(client, factory).run()
+            return schedule()
         elector = LeaderElector(
             client,
             namespace=SCHEDULER_LEASE[0],
@@ -325,7 +329,7 @@ class Master:
             identity=self._identity,
             clock=self._clock,
         )
-        return elector.run(lambda: Scheduler(client, factory, clock=self._clock).run())
+        return elector.run(schedule)
 
     async def _keep_endpoints(self) -> None:
         """Keep this master among the endpoints of the Service `kubernetes`."""
