@@ -22,6 +22,7 @@ from pathlib import Path
 
 import libvirt
 
+from kube.files import write_atomic
 from provision.lab_state import cache_dir
 
 URI = "qemu:///system"
@@ -103,6 +104,15 @@ def _known() -> Path:
     return cache_dir() / "test-libvirt-capabilities"
 
 
+def _keep(found: Path, kept: Path) -> None:
+    """Keep what libvirtd has found out, file by file, where it did so anew: after an upgrade the old does not hold."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in found.glob("*.xml"):
+        place = kept / file.name
+        if not place.exists() or place.read_bytes() != file.read_bytes():
+            write_atomic(place, file.read_bytes(), mode=0o644)
+
+
 def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -147,12 +157,8 @@ def _clean(directory: Path, mounted: list[str], daemons: list[subprocess.Popen[b
     for pid in _left():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if not _known().is_dir() and CAPABILITIES.is_dir() and "/var/cache/libvirt" in mounted:
-        beside = _known().with_name(f"{_known().name}.{os.getpid()}")
-        shutil.copytree(CAPABILITIES, beside)
-        with contextlib.suppress(OSError):  # another run was first
-            beside.rename(_known())
-        shutil.rmtree(beside, ignore_errors=True)
+    if CAPABILITIES.is_dir() and "/var/cache/libvirt" in mounted:
+        _keep(CAPABILITIES, _known())
     for folder in reversed(mounted):
         subprocess.run(["umount", "--lazy", folder], check=True, timeout=10)
     shutil.rmtree(directory)

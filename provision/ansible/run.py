@@ -7,7 +7,9 @@ show no secrets. Nothing of the user's own Ansible is looked at or written to: n
 
 from __future__ import annotations
 
+import configparser
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -31,6 +33,9 @@ KEPT = 20
 FORKS = 10
 # How often a run is asked whether it is to end, in seconds.
 CANCEL_SECONDS = 1
+# How often Ansible looks whether a task has ended, in seconds. By default it does a thousand times a second, which
+# takes a tenth of a processor from the machines where these share it.
+POLL_SECONDS = 0.01
 # What ansible-runner writes besides output and events: the environment, caches.
 _NOT_KEPT = ("command", "env.list", "fact_cache")
 
@@ -113,12 +118,24 @@ def prune(runs: Path, *, kept: int = KEPT) -> None:
         _remove(old)
 
 
+def configuration(text: str) -> str:
+    """An ansible.cfg with what has no variable of the environment, from the one of those who run Ansible by hand."""
+    config = configparser.RawConfigParser()
+    config.read_string(text)
+    config["defaults"]["internal_poll_interval"] = f"{POLL_SECONDS:g}"
+    written = io.StringIO()
+    config.write(written)
+    return written.getvalue()
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Ansible's settings for a run whose own files are in `folder`."""
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
-        "ANSIBLE_CONFIG": str(CONTENT / "ansible.cfg"),
+        "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
         "ANSIBLE_HOME": str(folder / "home"),
+        # The inventory of a run is one JSON file: no other kind's plugin is loaded.
+        "ANSIBLE_INVENTORY_ENABLED": "yaml",
         "ANSIBLE_LOCAL_TEMP": str(folder / "local"),
         "ANSIBLE_REMOTE_TEMP": "/tmp",  # noqa: S108 (Ansible makes a folder of its own there, 0700)
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "cp"),
@@ -146,10 +163,11 @@ def _arguments(
     limit: Sequence[str],
     forks: int,
 ) -> dict[str, Any]:
-    """ansible-runner's arguments; writes the files that ssh reads."""
+    """ansible-runner's arguments; writes the files that ssh and Ansible read."""
     files = SSHFiles(folder / "ssh_config", folder / "known_hosts")
     files.config.write_text(hosts.ssh_config(machines, files))
     files.known_hosts.write_text(hosts.known_hosts(machines))
+    (folder / "ansible.cfg").write_text(configuration((CONTENT / "ansible.cfg").read_text()))
     return {
         "private_data_dir": str(folder),
         "artifact_dir": str(log.parent),

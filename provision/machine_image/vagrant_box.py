@@ -28,7 +28,7 @@ from kube.files import write_atomic
 from provision.command import run
 from provision.inventory.lab import ImageSettings
 from provision.lab_state import cache_dir
-from provision.machine_image.cache import as_owner, entry
+from provision.machine_image.cache import as_owner, digest_of, entry
 from provision.machine_image.disk import DISK_BYTES, make_disk
 from provision.machine_image.recipe import KERNEL_ARGUMENTS, content_key, recipe_for
 from provision.machine_image.root import BootFiles, boot_files, root
@@ -218,7 +218,13 @@ def found_driver(boot: BootFiles, uri: str, report: Report) -> Driver:
     try:
         kernel = str(boot.kernel) if connection.place.is_local else ""
         found = domain_type(
-            connection, arch=platform.machine(), chipset="q35", kernel=kernel, cache=cache_dir(), report=report
+            connection,
+            arch=platform.machine(),
+            chipset="q35",
+            kernel=kernel,
+            digest=digest_of(boot.kernel, cache_dir()) if kernel else "",
+            cache=cache_dir(),
+            report=report,
         )
     finally:
         connection.close()

@@ -2,7 +2,7 @@
 
 Inside other virtual machines /dev/kvm may be there and a guest hang all the same. So a kernel without a disk is started
 under KVM: within seconds it finds no root, panics and, told to, ends its machine. If it does not, everything is
-emulated (TCG), several times slower. The result holds until the host boots again.
+emulated (TCG), several times slower. The result holds until the host boots again, for every image with that kernel.
 
 For images that bring their own kernel in their disk there is none to try with. Then it is the firmware that has to say
 something: less of a proof, but processors that QEMU cannot set up fail there too.
@@ -28,17 +28,20 @@ TRY_SECONDS = 10.0
 _REMOTE_HOLDS_SECONDS = 24 * 3600.0
 
 
-def domain_type(connection: Connection, *, arch: str, chipset: str, kernel: str, cache: Path, report: Report) -> str:
+def domain_type(
+    connection: Connection, *, arch: str, chipset: str, kernel: str, digest: str = "", cache: Path, report: Report
+) -> str:
     """libvirt's domain type for machines on that host: `kvm` if a kernel boots under it, else `qemu`, said aloud.
 
-    `kernel` is the path of a kernel on the libvirt host; empty: there is none to try with.
+    `kernel` is the path of a kernel on the libvirt host; empty: there is none to try with. `digest` names its content:
+    the same kernel is not tried again where another image brings it to another path.
     """
     kind = EMULATED
     offered = _offered(connection, arch=arch, chipset=chipset)
     if offered and not kernel and arch != "x86_64":
         kind = KVM  # neither a kernel nor a firmware that is known to speak
     elif offered:
-        note = cache / "acceleration" / content_key([_host(connection).encode(), kernel.encode()])
+        note = cache / "acceleration" / content_key([_host(connection).encode(), (digest or kernel).encode()])
         kind = _kept(note, connection)
         if not kind:
             report("trying whether KVM boots a machine here")

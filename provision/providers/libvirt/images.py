@@ -9,6 +9,7 @@ from kube.errors import KtoolError
 from provision.inventory.lab import ImageSettings, Machine
 from provision.lab_state import LabState
 from provision.machine_image import uses
+from provision.machine_image.cache import digest_of
 from provision.machine_image.prepare import VirtualImage, virtual_image
 from provision.machine_image.recipe import machine_architecture
 from provision.providers.libvirt import volume_names
@@ -76,6 +77,7 @@ class LabImages:
                     arch=self.arch,
                     chipset="q35" if self.arch == "x86_64" else "virt",
                     kernel=kernel.path if kernel is not None else "",
+                    digest=digest_of(image.boot.kernel, self._cache) if image.boot is not None else "",
                     cache=self._cache,
                     report=report,
                 )

@@ -32,8 +32,8 @@ class LabNetwork:
         self.wanted = network_of(lab)
         self._changing = threading.Lock()
 
-    def ensure(self, report: Report) -> bool:
-        """Have the network running, with a fixed lease for each machine; True if something had to be done.
+    def define(self, report: Report) -> bool:
+        """Have the network defined; True if it was not.
 
         KtoolError if its name or range belongs to somebody else, or an existing one is not there.
         """
@@ -43,20 +43,17 @@ class LabNetwork:
             self._require_existing()
             return False
         with self._changing:
-            handle = self._find()
-            changed = handle is None
-            if handle is None:
-                self._require_free_range()
-                report(f"making the network {self.wanted.name} ({self._range})")
-                text = network_xml(
-                    self.wanted,
-                    addresses(self._lab, self.wanted),
-                    names=self._names(),
-                    domain=self._lab.name,
-                    uuid=self._state.id,
-                )
-                with doing(f"the network {self.wanted.name} cannot be made"):
-                    handle = self._connection.handle.networkDefineXML(text)
+            return self._define(report)[1]
+
+    def ensure(self, report: Report) -> bool:
+        """Have the network running, with a fixed lease for each machine; True if something had to be done.
+
+        KtoolError as for `define`, and if it cannot be started.
+        """
+        if not self.wanted.own:
+            return self.define(report)
+        with self._changing:
+            handle, changed = self._define(report)
             with doing(
                 f"the network {self.wanted.name} cannot be started", wanted=f"{self._range} for the lab's machines"
             ):
@@ -66,6 +63,22 @@ class LabNetwork:
                 if not handle.autostart():
                     handle.setAutostart(1)
             return self._lease_addresses(handle) or changed
+
+    def _define(self, report: Report) -> tuple[Handle, bool]:
+        handle = self._find()
+        if handle is not None:
+            return handle, False
+        self._require_free_range()
+        report(f"making the network {self.wanted.name} ({self._range})")
+        text = network_xml(
+            self.wanted,
+            addresses(self._lab, self.wanted),
+            names=self._names(),
+            domain=self._lab.name,
+            uuid=self._state.id,
+        )
+        with doing(f"the network {self.wanted.name} cannot be made"):
+            return self._connection.handle.networkDefineXML(text), True
 
     def address(self, mac: str) -> str:
         """The address that the machine with that hardware address has, or will get; empty if that is not known."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,13 +101,16 @@ class LibvirtProvider:
             write_secret(self._note, f"{self._lab.libvirt_uri}\n".encode())
         made = not self._state.identity.exists()
         keys.ensure_key(self._state.identity, comment=f"ktool lab {self._lab.name}")
-        made |= self._network.ensure(report)
-        for machine in machines:
-            image = self._images.image(machine.image, report)
-            require_room(machine, image)
-            made |= self._images.upload(image, report)
-            self._images.domain_type(image, report)
-        return made
+        made |= self._network.define(report)  # before anything is made for a lab whose network cannot be
+        # libvirt waits for the network's DHCP server, and meanwhile takes images.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="network") as pool:
+            network = pool.submit(self._network.ensure, report)
+            for machine in machines:
+                image = self._images.image(machine.image, report)
+                require_room(machine, image)
+                made |= self._images.upload(image, report)
+                self._images.domain_type(image, report)
+            return network.result() or made
 
     def create(self, machine: Machine, report: Report) -> bool:
         """See Provider. Other memory or processors take effect when the machine starts next; `find` tells until then.

@@ -14,7 +14,7 @@ import pytest
 from kube.errors import KtoolError
 from provision.ansible.events import RunEvent, TaskState
 from provision.ansible.hosts import Host
-from provision.ansible.run import new_log, playbook_path, prune, run
+from provision.ansible.run import POLL_SECONDS, configuration, new_log, playbook_path, prune, run
 from provision.lab_state import LabState
 
 HERE = Host(name="here", endpoint=None, groups=("masters",), variables={"mine": "very-secret-variable"})
@@ -90,6 +90,21 @@ def test_events_result_and_what_stays(
     assert " 10" in settings
     assert " 77" not in settings
     assert not list(short_dir.iterdir())
+
+
+def test_settings_that_no_variable_sets(tmp_path: Path, home: Path, state: LabState) -> None:
+    """What has to be in an ansible.cfg gets there, beside what those who run Ansible by hand have."""
+    seen = f"""
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: As wanted
+      ansible.builtin.assert:
+        that: lookup('config', 'DEFAULT_INTERNAL_POLL_INTERVAL') == {POLL_SECONDS}
+"""
+    assert run(_playbook(tmp_path, seen), [HERE], state=state).hosts["here"].ok == 1
+    assert "timeout = 15" in configuration("[defaults]\ntimeout = 15\n[ssh_connection]\nssh_args = -o A=%h\n")
+    assert "ssh_args = -o A=%h" in configuration("[defaults]\n[ssh_connection]\nssh_args = -o A=%h\n")
 
 
 def test_a_failure_is_in_the_result(tmp_path: Path, home: Path, state: LabState) -> None:
