@@ -33,7 +33,7 @@ from control.api.metrics import RequestCounters
 from control.api.operations import ApiOperations
 from control.api.resource import Resource, Subresource
 from control.api.subresource import SubresourceContext, Upgrade
-from control.store.errors import StoreClosedError, StoreError
+from control.store.errors import OutcomeUnknownError, StoreClosedError, StoreError
 from kube import schema, status
 from kube.status import ApiError
 from kube.transport import Request, Response
@@ -95,6 +95,10 @@ class Api:
             response = output.respond_error(status.timeout("request did not complete within the allotted time"))
         except StoreClosedError:
             response = output.respond_error(status.service_unavailable("the server is shutting down"))
+        except OutcomeUnknownError as error:
+            # Without Retry-After: client-go would repeat whatever it was by itself.
+            log.error("%s %s: %s", request.method, request.path, error)
+            response = output.respond_error(status.timeout(str(error)))
         except StoreError as error:
             log.error("%s %s: %s", request.method, request.path, error)
             response = output.respond_error(status.internal_error(str(error)))

@@ -90,13 +90,24 @@ class StoreUnavailableError(StoreError):
     The call itself was not acknowledged, but may have happened, or happen yet: read before repeating it.
     """
 
+    what = "the store cannot read or write its data"
+
     def __init__(
         self,
         found: str,
         *,
         mend: str = "Check the free space and the health of the disk under the store's directory (df, dmesg)",
     ) -> None:
-        super().__init__("the store cannot read or write its data", found=found, mend=mend)
+        super().__init__(self.what, found=found, mend=mend)
+
+
+class OutcomeUnknownError(StoreUnavailableError):
+    """The engine went out of reach while it had a change (etcd: "request timed out"), and does not answer since.
+
+    Where an engine tells this apart, any other `StoreUnavailableError` means that nothing has happened.
+    """
+
+    what = "nobody can say whether the store has taken the change"
 
 
 class ValueTooLargeError(StoreError, ValueError):

@@ -21,7 +21,7 @@ from control.api.handlers.list import scope_of
 from control.api.handlers.update import ATTEMPTS
 from control.api.output import respond, respond_entry, respond_list
 from control.api.resource import Object, Resource
-from control.store.errors import ConflictError
+from control.store.errors import ConflictError, StoreError
 from kube import status
 from kube.errors import FieldError
 from kube.status import ApiError
@@ -77,13 +77,13 @@ async def handle_collection(environment: Environment, call: Call) -> Response:
         async with asyncio.TaskGroup() as group:
             for entry in entries:
                 group.create_task(delete_one(entry))
-    except* ApiError as errors:
+    except* (ApiError, StoreError) as errors:
         raise _first(errors) from None
     metadata = {"resourceVersion": str(environment.cache.revision)}
     return respond_list(entries, resource, call.output, metadata)
 
 
-def _first(errors: BaseExceptionGroup[ApiError]) -> ApiError:
+def _first(errors: BaseExceptionGroup[ApiError | StoreError]) -> ApiError | StoreError:
     found = errors.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
 

@@ -24,6 +24,7 @@ from control.store.errors import (
     FutureRevisionError,
     KeyNotFoundError,
     LeaseNotFoundError,
+    OutcomeUnknownError,
     StoreClosedError,
     StoreError,
     StoreUnavailableError,
@@ -32,7 +33,7 @@ from control.store.errors import (
 from control.store.etcd import rpc_pb2 as rpc
 from control.store.etcd.calls import COMPACT_SECONDS, MEND, READ_SECONDS, REQUIRE_LEADER, CallError, Calls
 from control.store.etcd.config import EtcdConfig
-from control.store.etcd.failure import Meaning, Retry
+from control.store.etcd.failure import Meaning, Retry, text
 from control.store.etcd.messages import EVERYTHING, Keys, compare_and_swap
 from control.store.etcd.watch import EtcdWatch
 from control.store.store import DeleteResult, Event, KeyValue, RangeResult
@@ -95,7 +96,10 @@ class EtcdStore:
                 response = await self._calls.write(lambda member: member.put, put)
                 return self._saw(response.header.revision)
             txn = compare_and_swap(raw, expected_revision, rpc.RequestOp(request_put=put))
-            return self._saw((await self._swap(key, expected_revision, txn)).header.revision)
+            try:
+                return self._saw((await self._swap(key, expected_revision, txn)).header.revision)
+            except OutcomeUnknownError as unknown:
+                return await self._put_again(key, put, expected_revision, txn, unknown)
         except CallError as error:
             if error.meaning is Meaning.NO_LEASE:
                 raise LeaseNotFoundError(lease) from None
@@ -241,6 +245,25 @@ class EtcdStore:
             raise ConflictError(key, expected_revision, self._keys.key_value(found[0]) if found else None)
         return response
 
+    async def _put_again(
+        self, key: str, put: rpc.PutRequest, expected_revision: int, txn: rpc.TxnRequest, unknown: OutcomeUnknownError
+    ) -> int:
+        """Find out what became of a swap that was not answered, by doing it again: it can happen but once.
+
+        If what is there now is what was to be written, it has happened. If it is something else, it may have, and been
+        written over since: then nobody can say.
+        """
+        try:
+            response = await self._swap(key, expected_revision, txn)
+        except ConflictError as conflict:
+            there = conflict.actual
+            if there is None or (there.value, there.lease) != (put.value, put.lease):
+                raise unknown from None
+            return self._saw(there.mod_revision)
+        except (StoreUnavailableError, CallError):
+            raise unknown from None
+        return self._saw(response.header.revision)
+
     async def _oldest_revision(self) -> int:
         """The oldest revision that can be watched from (CompactedError.compact_revision).
 
@@ -255,7 +278,9 @@ class EtcdStore:
                     if response.compact_revision:
                         return response.compact_revision + 1
         except (TimeoutError, grpc.aio.AioRpcError) as error:
-            raise StoreUnavailableError(f"etcd does not tell its compacted revision: {error}", mend=MEND) from error
+            raise StoreUnavailableError(
+                f"etcd does not tell its compacted revision: {text(error)}", mend=MEND
+            ) from error
         finally:
             stream.cancel()
         raise StoreUnavailableError("etcd does not tell its compacted revision: the stream ended", mend=MEND)

@@ -1,7 +1,7 @@
 """One call to etcd: to which member, how long, how often, and what its failure is to the caller.
 
     read()    repeated on the next member until `Retry` gives up
-    write()   repeated only while it certainly reached nobody
+    write()   repeated only while it certainly reached nobody; what may be repeated besides, its caller knows
 
 Every attempt has a deadline of its own, so that a member that hangs (stopped, cut off) is noticed and left.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from control.store.errors import StoreClosedError, StoreUnavailableError
+from control.store.errors import OutcomeUnknownError, StoreClosedError, StoreUnavailableError
 from control.store.etcd.config import EtcdConfig
 from control.store.etcd.failure import Meaning, Retry, meaning
 from control.store.etcd.members import Member, Members
@@ -30,6 +30,7 @@ COMPACT_SECONDS = 300.0
 REQUIRE_LEADER = (("hasleader", "true"),)
 
 MEND = "Check that etcd runs and can be reached: etcdctl endpoint health, and etcd's log"
+READ_AGAIN = "Look whether it is there before you repeat it"
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Calls:
     async def write(
         self, call: Callable[[Member], Callable[..., Any]], request: Any, *, seconds: float = WRITE_SECONDS
     ) -> Any:
-        """The answer to a change. StoreUnavailableError if it was not acknowledged: it may have happened."""
+        """The answer to a change. OutcomeUnknownError if it may have happened, StoreUnavailableError if not."""
         return await self._call(call, request, seconds, repeatable=False)
 
     async def _call(
@@ -86,9 +87,11 @@ class Calls:
                 if what not in (Meaning.NOT_SENT, Meaning.UNKNOWN):
                     raise refused(what, details)
                 self.members.failed(member)
+                if what is Meaning.UNKNOWN and not repeatable:
+                    raise OutcomeUnknownError(f"etcd at {member.target}: {details}", mend=READ_AGAIN)
                 pause = self._retry.pause(attempt, len(self.members), elapsed=self._clock.monotonic() - began)
-                if pause is None or (what is Meaning.UNKNOWN and not repeatable):
-                    raise unavailable(member, details)
+                if pause is None:
+                    raise StoreUnavailableError(f"etcd at {member.target}: {details}", mend=MEND)
                 await self._clock.sleep(pause)
         finally:
             self._under_way -= 1
@@ -108,9 +111,9 @@ def refused(what: Meaning, details: str) -> CallError | StoreUnavailableError:
         return StoreUnavailableError(
             f"etcd refuses: {details}", mend="Give the user of the client certificate (its CN) a role for all keys"
         )
+    if what is Meaning.FULL:
+        return StoreUnavailableError(
+            f"etcd refuses: {details}",
+            mend="Make room: etcdctl defrag, then etcdctl alarm disarm (etcd: Maintenance, Space quota)",
+        )
     return CallError(what, details)
-
-
-def unavailable(member: Member, details: str) -> StoreUnavailableError:
-    """The error of a call that was not answered."""
-    return StoreUnavailableError(f"etcd at {member.target}: {details}", mend=MEND)

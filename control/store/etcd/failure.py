@@ -1,9 +1,8 @@
 """What an error of gRPC or etcd means for the call that it ended.
 
 The question behind every failure: can the change have happened? A read may be repeated in any case. A write may be
-repeated only if it certainly never reached a member that could carry it out; if its outcome is unknown, only the
-caller can find out, by reading (the store's contract says so), because a repeated compare-and-swap would report a
-conflict with itself.
+repeated only if it certainly never reached a member that could carry it out; if its outcome is unknown, whoever repeats
+it must know what a second one means: a compare-and-swap reports a conflict with itself (see `backend`).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 import grpc
+import grpc.aio
 
 
 class Meaning(Enum):
@@ -22,8 +22,9 @@ class Meaning(Enum):
     NO_LEASE = auto()  # the lease does not exist
     TOO_LARGE = auto()  # refused for its size
     DENIED = auto()  # etcd does not let us: a matter of certificates and roles
+    FULL = auto()  # etcd takes nothing more until somebody has made room
     NOT_SENT = auto()  # it reached no member, or was refused before anything was done: repeat whatever it was
-    UNKNOWN = auto()  # it may have happened: repeat a read, never a write
+    UNKNOWN = auto()  # it may have happened: repeat a read
 
 
 _BY_TEXT = (
@@ -32,13 +33,13 @@ _BY_TEXT = (
     ("lease not found", Meaning.NO_LEASE),
     ("request is too large", Meaning.TOO_LARGE),
     ("message larger than max", Meaning.TOO_LARGE),  # gRPC's limit, of either side
+    ("database space exceeded", Meaning.FULL),
     # gRPC's own words for a call that it never sent
     ("failed to connect to all addresses", Meaning.NOT_SENT),
     # etcd refuses these before it proposes anything
     ("too many requests", Meaning.NOT_SENT),
     ("rpc not supported for learner", Meaning.NOT_SENT),
     ("etcdserver: no leader", Meaning.NOT_SENT),  # because we require one (calls.REQUIRE_LEADER)
-    ("database space exceeded", Meaning.NOT_SENT),
 )
 _DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
@@ -49,6 +50,13 @@ def meaning(code: grpc.StatusCode, details: str) -> Meaning:
         if text in details:
             return found
     return Meaning.DENIED if code in _DENIED else Meaning.UNKNOWN
+
+
+def text(error: BaseException) -> str:
+    """What to tell of an error, in one line."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.details() or error.code().name
+    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
-import grpc
 import grpc.aio
 
 from control.store.errors import CompactedError, StoreClosedError, StoreError, StoreUnavailableError
 from control.store.etcd import rpc_pb2 as rpc
 from control.store.etcd.calls import MEND, REQUIRE_LEADER, Calls
-from control.store.etcd.failure import Retry
+from control.store.etcd.failure import Retry, text
 from control.store.etcd.members import Member
 from control.store.etcd.messages import EVERYTHING, Keys, lacks_previous
 from control.store.store import Event
@@ -135,14 +134,14 @@ class EtcdWatch:
                 raise StoreClosedError
             member = self._calls.members.current if self._stream is None else self._member
             try:
-                if self._stream is None:
-                    await self._open(member)
-                response = await self._stream.read()
+                response = await (self._open(member) if self._stream is None else self._stream.read())
+                if isinstance(response, rpc.WatchResponse) and response.created and not response.canceled:
+                    response = await self._stream.read()
                 if isinstance(response, rpc.WatchResponse):
                     return response
                 details = "the member ended the stream"
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-                details = _text(error)
+                details = text(error)
             except asyncio.CancelledError:
                 # closing the store cancels the stream, and with it whoever reads it
                 if not self._calls.closed.is_set():
@@ -158,8 +157,8 @@ class EtcdWatch:
             log.log(level, "a watch of etcd broke off at revision %d, opening it again: %s", self._next, details)
             await self._clock.sleep(pause)
 
-    async def _open(self, member: Member) -> None:
-        """Ask a member for the changes and wait until it agrees."""
+    async def _open(self, member: Member) -> Any:
+        """Ask a member for the changes; its answer, which may be that it creates no watch for us."""
         self._member = member
         self._stream = member.watch(metadata=REQUIRE_LEADER)
         create = rpc.WatchCreateRequest(
@@ -167,7 +166,7 @@ class EtcdWatch:
         )
         async with asyncio.timeout(_OPEN_SECONDS):
             await self._stream.write(rpc.WatchRequest(create_request=create))
-            await self._stream.read()
+            return await self._stream.read()
 
     def interrupt(self) -> None:
         """The store is closed: end the wait."""
@@ -185,9 +184,3 @@ class EtcdWatch:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.details() or error.code().name
-    return str(error) or type(error).__name__

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pytest
 
 from control.api import pipeline
+from control.store.errors import OutcomeUnknownError, StoreUnavailableError
 from kube.transport import Query, Request
 from tests.control.api.server_under_test import CONFIG_MAPS, PODS, Server, config_map, pod
 
@@ -288,6 +290,32 @@ async def test_a_handler_that_breaks_is_an_internal_error(server: Server, monkey
     error = await server.error("GET", f"{CONFIG_MAPS}/a")
     assert (error["code"], error["reason"]) == (500, "InternalError")
     assert "RuntimeError: a bug" in error["message"]
+
+
+async def test_a_change_that_may_have_happened_is_a_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise OutcomeUnknownError("etcd at 127.0.0.1:2379: Socket closed")
+
+    monkeypatch.setattr(server.store, "put", lost)
+    response = await server.send("POST", CONFIG_MAPS, config_map("a"))
+    # client-go repeats whatever comes with Retry-After, a POST as well
+    assert "retry-after" not in response.headers
+    error = orjson.loads(response.body)
+    assert (error["code"], error["reason"]) == (504, "Timeout")
+    assert "nobody can say" in error["message"]
+
+
+async def test_a_store_that_fails_while_a_collection_is_deleted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailableError("the disk is gone")
+
+    for name in ("a", "b"):
+        await server.call("POST", CONFIG_MAPS, config_map(name))
+    monkeypatch.setattr(server.store, "delete", lost)
+    error = await server.error("DELETE", CONFIG_MAPS)
+    assert "the disk is gone" in error["message"]
 
 
 async def test_warnings_fit_into_a_header(server: Server) -> None:

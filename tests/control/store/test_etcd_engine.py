@@ -16,7 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.__main__ import parse_arguments
-from control.store.errors import ConflictError, StoreClosedError, StoreUnavailableError, ValueTooLargeError
+from control.store.errors import (
+    ConflictError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreUnavailableError,
+    ValueTooLargeError,
+)
 from control.store.etcd import rpc_pb2 as rpc
 from control.store.etcd.backend import EtcdStore
 from control.store.etcd.calls import CallError, Calls
@@ -107,7 +113,7 @@ class TestArguments:
         (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision", Meaning.FUTURE),
         (Code.NOT_FOUND, "etcdserver: requested lease not found", Meaning.NO_LEASE),
         (Code.INVALID_ARGUMENT, "etcdserver: request is too large", Meaning.TOO_LARGE),
-        (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Meaning.NOT_SENT),
+        (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Meaning.FULL),
         (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Meaning.NOT_SENT),
         (Code.UNAVAILABLE, "failed to connect to all addresses; last error: ...", Meaning.NOT_SENT),
         (Code.UNAVAILABLE, "etcdserver: no leader", Meaning.NOT_SENT),
@@ -210,10 +216,17 @@ class TestCalls:
 
     async def test_a_write_with_unknown_outcome_is_never_repeated(self) -> None:
         calls, script = self.calls(), Script(REFUSED, RESET)
-        with pytest.raises(StoreUnavailableError, match="Socket closed"):
+        with pytest.raises(OutcomeUnknownError, match="Socket closed"):
             await calls.write(script, "w")
         assert script.targets == ["one:1", "two:1"]  # the first attempt reached nobody
         assert calls.members.current.target == "one:1"
+        await calls.close()
+
+    async def test_a_write_that_reached_nobody_has_not_happened(self) -> None:
+        calls = self.calls()
+        with pytest.raises(StoreUnavailableError) as caught:
+            await calls.write(Script(*[REFUSED] * 1000), "w")
+        assert not isinstance(caught.value, OutcomeUnknownError)
         await calls.close()
 
     async def test_what_etcd_refuses_is_not_tried_elsewhere(self) -> None:
@@ -222,14 +235,108 @@ class TestCalls:
             await calls.read(script, "r")
         with pytest.raises(StoreUnavailableError, match="refuses"):
             await calls.read(Script((Code.PERMISSION_DENIED, "permission denied")), "r")
-        assert script.targets == ["one:1"]
+        full = Script((Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"))
+        with pytest.raises(StoreUnavailableError, match="alarm disarm"):
+            await calls.write(full, "w")
+        assert script.targets == full.targets == ["one:1"]
         await calls.close()
         with pytest.raises(StoreClosedError):
             await calls.read(script, "r")
 
 
+class RefusedWatch:
+    """A member that answers the wish for a watch by saying that it makes none, and then no more."""
+
+    target = "one:1"
+
+    def __init__(self, answer: rpc.WatchResponse) -> None:
+        self._answers = [answer]
+
+    def watch(self, **_: Any) -> RefusedWatch:
+        return self
+
+    async def write(self, request: Any) -> None:
+        pass
+
+    async def read(self) -> rpc.WatchResponse:
+        if not self._answers:
+            await asyncio.sleep(3600)
+        return self._answers.pop()
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_a_watch_that_etcd_does_not_allow_ends_at_once() -> None:
+    store = await EtcdStore.open(EtcdConfig(endpoints=(HERE,)))
+    refusal = rpc.WatchResponse(created=True, canceled=True, cancel_reason="etcdserver: permission denied")
+    store._calls.members._members[0] = RefusedWatch(refusal)  # type: ignore[call-overload]
+    async with store.watch("", from_revision=1) as watch:
+        with pytest.raises(StoreUnavailableError, match="permission denied"):
+            async with asyncio.timeout(5):
+                await anext(watch)
+
+
+class LostAnswer:
+    """A member's call whose answer gets lost, once; before that it is carried out, or not."""
+
+    def __init__(self, call: Callable[..., Any], *, carried_out: bool, then: Callable[[], Any] | None = None) -> None:
+        self._call = call
+        self._carried_out = carried_out
+        self._then = then
+        self.calls = 0
+
+    async def __call__(self, request: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls > 1:
+            return await self._call(request, **options)
+        if self._carried_out:
+            await self._call(request, **options)
+        if self._then is not None:
+            await self._then()
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(Code.UNAVAILABLE, none, none, "Socket closed")
+
+
 @pytest.mark.skipif(etcd.missing() != "", reason=etcd.missing())
 class TestRealEtcd:
+    @pytest.mark.parametrize("carried_out", [True, False])
+    async def test_a_swap_without_an_answer_happens_once(self, tmp_path: Path, *, carried_out: bool) -> None:
+        with etcd.etcd(tmp_path) as server:
+            store, other = [await EtcdStore.open(server.config()) for _ in range(2)]
+            member = store._calls.members.current
+            lease = await store.grant_lease(60)
+            before = 0
+            for value in (b"new", b"changed"):
+                member.txn = flaky = LostAnswer(other._calls.members.current.txn, carried_out=carried_out)
+                revision = await store.put("/a", value, expected_revision=before, lease=lease)
+                assert flaky.calls == 2
+                there = await store.get("/a")
+                assert there is not None
+                assert (there.value, there.mod_revision, there.lease) == (value, revision, lease)
+                assert revision > before
+                before = revision
+            assert there.version == 2
+            await store.close()
+            await other.close()
+
+    async def test_a_swap_that_others_may_have_written_over_stays_unknown(self, tmp_path: Path) -> None:
+        with etcd.etcd(tmp_path) as server:
+            store, other = [await EtcdStore.open(server.config()) for _ in range(2)]
+
+            async def write_over() -> None:
+                await other.put("/a", b"theirs")
+
+            member = store._calls.members.current
+            member.txn = LostAnswer(other._calls.members.current.txn, carried_out=True, then=write_over)
+            with pytest.raises(OutcomeUnknownError):
+                await store.put("/a", b"ours", expected_revision=0)
+            # one that certainly did not happen is a conflict as ever
+            with pytest.raises(ConflictError):
+                await store.put("/a", b"ours", expected_revision=0)
+            await store.close()
+            await other.close()
+
     async def test_failover_strangers_prefixes_and_sizes(self, tmp_path: Path) -> None:
         with etcd.etcd(tmp_path) as server:
             config = server.config()
