@@ -105,6 +105,10 @@ class Operation(StrEnum):
     CONNECT = "CONNECT"
 
 
+Undo = Callable[[], None]
+"""Gives back what an admission has set aside for an object that was not written after all (registry: `FinishFunc`)."""
+
+
 class Admission(Protocol):
     """An admission plugin: may change the object before it is validated, or refuse the request."""
 
@@ -113,12 +117,16 @@ class Admission(Protocol):
         """The plugin's name in Kubernetes (`ServiceAccount`, `NodeRestriction`)."""
         ...
 
-    async def admit(self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes) -> None:
+    async def admit(
+        self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes
+    ) -> Undo | None:
         """Admit, changing `obj` in place where needed; raises ApiError (403, 404, 409, 422) to refuse.
 
         `obj` is the new object (None for DELETE; the subresource's body for a Binding, Eviction, TokenRequest and
         the like), `old` the stored one (None for CREATE; never changed). On UPDATE it runs again when the write lost a
         race and is tried on fresh data.
+
+        What it returns, if anything, is called if the object is refused for certain; not if nobody knows.
         """
         ...
 

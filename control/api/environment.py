@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from control.api.attributes import Admission, Attributes, Authenticator, Authorizer, Object, ObjectReader, Operation
+from control.api.attributes import (
+    Admission,
+    Attributes,
+    Authenticator,
+    Authorizer,
+    Object,
+    ObjectReader,
+    Operation,
+    Undo,
+)
 from control.api.registry import ResourceRegistry
 from control.api.storage import Storage
 from control.api.subresource import ServerAssets, SubresourceHandler
 from control.api.watch_cache import WatchCache
 from kube.clock import Clock, SystemClock
+from kube.status import ApiError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,10 +40,26 @@ class Environment:
     clock: Clock = field(default_factory=SystemClock)
     handlers: dict[str, SubresourceHandler] = field(default_factory=dict)
 
-    async def admit(self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes) -> None:
-        """Run all admission plugins. ApiError from the one that refuses."""
+    async def admit(self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes) -> Undo:
+        """Run all admission plugins. ApiError from the one that refuses.
+
+        What it returns is for `undone_if_refused`, around what follows.
+        """
+        undos: list[Undo] = []
+
+        def undo() -> None:
+            for one in undos:
+                one()
+
         for plugin in self.admission:
-            await plugin.admit(obj, old, operation, attributes)
+            try:
+                found = await plugin.admit(obj, old, operation, attributes)
+            except ApiError:
+                undo()
+                raise
+            if found is not None:
+                undos.append(found)
+        return undo
 
     def handler(self, name: str) -> SubresourceHandler:
         """The handler of a subresource, imported when first asked for. LookupError if there is none."""
@@ -48,3 +75,13 @@ class Environment:
             assert found is not None
             self.handlers[name] = found
         return found
+
+
+@contextlib.contextmanager
+def undone_if_refused(undo: Undo) -> Iterator[None]:
+    """Undo an admission if what it admitted is refused (ApiError). After any other error it may have been written."""
+    try:
+        yield
+    except ApiError:
+        undo()
+        raise

@@ -4,18 +4,19 @@ What is in use is read from the watch cache. Between allotting and the write's a
 back for its Service, for a few seconds at most, so that two creations at once never get the same one, and a creation
 that fails leaks nothing. What is held for a Service is free for that Service: a write that is tried again (by the
 server after a conflict, by a user after an error) gets what it got before. A dry run holds nothing. Several masters
-claim what they allot in the store that they share (`control.api.address_claims`).
+claim what they allot in the store that they share (`control.api.address_claims`), until it is written or refused.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import random
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from control.api.address_claims import AddressClaims
-from control.api.attributes import Attributes, Object, ObjectReader, Operation
+from control.api.address_claims import AddressClaims, Claim
+from control.api.attributes import Attributes, Object, ObjectReader, Operation, Undo
 from control.api.resources.service import WITH_NODE_PORTS
 from kube import codec, kinds, status
 from kube.clock import Clock
@@ -35,10 +36,11 @@ FIRST_FREE = 2
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One admission: for which Service, and what it has taken so far."""
+    """One admission: for which Service, what it has taken so far, and its claims where there are other masters."""
 
     holder: Holder
-    taken: dict[Hashable, tuple[Holder, float]]
+    taken: dict[Hashable, tuple[Holder, float]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
 
 
 class ServiceAddresses:
@@ -67,26 +69,29 @@ class ServiceAddresses:
             self._changed(service, None)
         reader.subscribe(SERVICES, self._changed)
 
-    async def admit(self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes) -> None:
+    async def admit(
+        self, obj: Object | None, old: Object | None, operation: Operation, attributes: Attributes
+    ) -> Undo | None:
+        """Admission.admit."""
         is_service = attributes.group == "" and attributes.resource == "services" and not attributes.subresource
         if obj is None or not is_service or operation not in (Operation.CREATE, Operation.UPDATE):
-            return
+            return None
         self._forget_held()
         asked = codec.copy(obj)
         for attempt in range(CLAIM_ATTEMPTS):
-            turn = _Turn((attributes.namespace, obj["metadata"].get("name", "")), {})
+            turn = _Turn((attributes.namespace, obj["metadata"].get("name", "")))
             errors = [*self._cluster_ip(obj, old, turn), *self._ports(obj, old, turn)]
             if errors:
                 if self._claims is None or attempt:
                     raise status.invalid("", "Service", attributes.name, errors)
                 await self._claims.fresh()  # another master may have just freed it
             elif attributes.dry_run:
-                return
+                return None
             else:
                 lost = await self._lost(turn)
                 if not lost:
                     self._held |= turn.taken
-                    return
+                    return functools.partial(self._release, turn)
                 # choose again, without what other masters were faster to take
                 self._held |= {what: (STRANGER, self._clock.monotonic()) for what in lost}
             obj.clear()
@@ -97,14 +102,24 @@ class ServiceAddresses:
         """What of this turn belongs to others after all."""
         if self._claims is None or not turn.taken:
             return []
-        holder = "/".join(turn.holder)
-        lost = [what for what in turn.taken if not await self._claims.claim(_text(what), holder)]
+        lost: list[Hashable] = []
+        for what in turn.taken:
+            claim = await self._claims.claim(_text(what), "/".join(turn.holder))
+            if claim is None:
+                lost.append(what)
+            else:
+                turn.claims.append(claim)
         await self._claims.fresh()
         lost += [what for what in turn.taken if what in self._used]
         if lost:
-            for what in turn.taken:
-                self._claims.settled(_text(what))  # others are chosen: nobody shall wait for these
+            self._release(turn)  # others are chosen: nobody shall wait for these
         return lost
+
+    def _release(self, turn: _Turn) -> None:
+        """Let other masters have what this turn has claimed. Here it is held a little longer, for another try."""
+        for claim in turn.claims:
+            assert self._claims is not None
+            self._claims.release(claim)
 
     def _cluster_ip(self, obj: Object, old: Object | None, turn: _Turn) -> Iterator[FieldError]:
         spec = obj.setdefault("spec", {})
@@ -206,8 +221,8 @@ class ServiceAddresses:
     def _changed(self, new: Object | None, old: Object | None) -> None:
         for service, step in ((old, -1), (new, 1)):
             for what in _allotted(service or {}):
-                if self._claims is not None:
-                    self._claims.settled(_text(what))
+                if self._claims is not None and step > 0 and service is not None:
+                    self._claims.settled(_text(what), int(service["metadata"]["resourceVersion"]))
                 self._held.pop(what, None)  # it is in use now, or it was and is free at once
                 count = self._used.get(what, 0) + step
                 if count > 0:

@@ -10,7 +10,7 @@ from control.api import body, strategy
 from control.api.attributes import Attributes, Operation
 from control.api.call import Call
 from control.api.entry import Entry, encode_for_storage
-from control.api.environment import Environment
+from control.api.environment import Environment, undone_if_refused
 from control.api.output import respond_entry
 from control.api.resource import Object, Resource
 from control.api.storage import MAX_OBJECT_BYTES, too_large
@@ -43,25 +43,27 @@ async def create_object(
     base = "" if metadata.get("name") else metadata.get("generateName", "")
     strategy.begin(obj, resource, environment.clock.time())
     resource.default(obj)
-    await environment.admit(obj, None, Operation.CREATE, dataclasses.replace(attributes, name=metadata.get("name", "")))
-    resource.default(obj)  # for what admission added
-    resource.prepare_create(obj)
-    strategy.validate(obj, resource)
-    name: str = metadata["name"]
-    if attributes.dry_run:
-        if environment.storage.get(resource, namespace, name) is not None:
-            raise status.already_exists(resource.kind.plural, name, group=resource.kind.group)
-        return dry_entry(resource, obj)
-    for _ in range(GENERATED_NAME_ATTEMPTS if base else 1):
-        try:
-            return await environment.storage.create(resource, namespace, name, obj)
-        except status.ApiError as error:
-            if not base or not status.is_already_exists(error):
-                raise
-            # somebody has the random name already
-            failed = error
-            name = metadata["name"] = names.generate_name(base)
-    raise failed
+    named = dataclasses.replace(attributes, name=metadata.get("name", ""))
+    undo = await environment.admit(obj, None, Operation.CREATE, named)
+    with undone_if_refused(undo):
+        resource.default(obj)  # for what admission added
+        resource.prepare_create(obj)
+        strategy.validate(obj, resource)
+        name: str = metadata["name"]
+        if attributes.dry_run:
+            if environment.storage.get(resource, namespace, name) is not None:
+                raise status.already_exists(resource.kind.plural, name, group=resource.kind.group)
+            return dry_entry(resource, obj)
+        for _ in range(GENERATED_NAME_ATTEMPTS if base else 1):
+            try:
+                return await environment.storage.create(resource, namespace, name, obj)
+            except status.ApiError as error:
+                if not base or not status.is_already_exists(error):
+                    raise
+                # somebody has the random name already
+                failed = error
+                name = metadata["name"] = names.generate_name(base)
+        raise failed
 
 
 def check_namespace_accepts(environment: Environment, resource: Resource, namespace: str, name: str) -> None:

@@ -6,7 +6,7 @@ from control.api import body, strategy
 from control.api.attributes import Attributes, Operation
 from control.api.call import Call
 from control.api.entry import Entry
-from control.api.environment import Environment
+from control.api.environment import Environment, undone_if_refused
 from control.api.handlers.create import dry_entry
 from control.api.output import respond_entry
 from control.api.resource import Object, Resource
@@ -76,28 +76,29 @@ async def update_object(
         if not subresource:
             # before admission, which must not allot anew what the object has already
             resource.prepare_update(new, old)
-        await environment.admit(new, old, Operation.UPDATE, attributes)
-        if subresource != "status":
-            strategy.raise_generation(new, old, resource)
-        strategy.validate_update(new, old, resource, subresource)
-        if strategy.removable(new, resource):
-            removed = await _remove(environment, resource, entry, new, attributes.dry_run)
-            if removed is not None:
-                return removed
-            continue
-        if strategy.same(new, old):
-            if not newest:
-                # nothing to write, if this is what there is: another master may have just changed it
-                newest = True
-                await environment.cache.fresh()
+        undo = await environment.admit(new, old, Operation.UPDATE, attributes)
+        with undone_if_refused(undo):
+            if subresource != "status":
+                strategy.raise_generation(new, old, resource)
+            strategy.validate_update(new, old, resource, subresource)
+            if strategy.removable(new, resource):
+                removed = await _remove(environment, resource, entry, new, attributes.dry_run)
+                if removed is not None:
+                    return removed
                 continue
-            return entry
-        if attributes.dry_run:
-            return dry_entry(resource, new, entry.revision)
-        try:
-            return await environment.storage.update(resource, namespace, name, new, revision=entry.revision)
-        except ConflictError:
-            await environment.cache.fresh()
+            if strategy.same(new, old):
+                if not newest:
+                    # nothing to write, if this is what there is: another master may have just changed it
+                    newest = True
+                    await environment.cache.fresh()
+                    continue
+                return entry
+            if attributes.dry_run:
+                return dry_entry(resource, new, entry.revision)
+            try:
+                return await environment.storage.update(resource, namespace, name, new, revision=entry.revision)
+            except ConflictError:
+                await environment.cache.fresh()
     raise status.conflict(resource.kind.plural, name, "too many others change the object", group=resource.kind.group)
 
 
