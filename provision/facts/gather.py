@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import time
 from functools import cache
+from typing import Any
 
 import msgspec
 
 from kube.errors import KtoolError
 from provision.facts import probe
 from provision.facts.facts import RemoteFacts
+from provision.facts.network import network
 from provision.ssh.errors import BecomeFailed
 from provision.ssh.shell import Result, Shell
 
@@ -38,7 +40,7 @@ def gather(shell: Shell, *, timeout: float = TIMEOUT_SECONDS) -> RemoteFacts:
         raise _failed(shell.name, result)
     try:
         # The probe says one line; what comes before it is a login script's that talks to everybody.
-        seen = msgspec.json.decode(result.stdout.rstrip().rpartition("\n")[2], type=RemoteFacts)
+        seen = understood(result.stdout.rstrip().rpartition("\n")[2])
     except msgspec.MsgspecError as error:
         raise KtoolError(
             f"{shell.name}: what it says of itself cannot be understood",
@@ -54,6 +56,35 @@ def gather(shell: Shell, *, timeout: float = TIMEOUT_SECONDS) -> RemoteFacts:
         skew_error=(ended - began) / 2,
         reached_at=getattr(getattr(shell, "endpoint", None), "address", ""),
     )
+
+
+def understood(text: str) -> RemoteFacts:
+    """The facts in what the probe says. MsgspecError if it is something else."""
+    found = msgspec.json.decode(text, type=dict[str, Any])
+    problems = list(found.get("problems", ()))
+    try:
+        found |= network(found.pop("ip", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"network: {type(error).__name__}: {error}")
+    docker = dict(found.get("docker") or {})
+    if (info := docker.pop("info", None)) is not None:
+        docker |= _engine(info)
+    try:
+        manifest = msgspec.json.decode(found.pop("manifest", "") or "{}")
+    except msgspec.DecodeError:
+        manifest = {}
+    runtime = manifest if isinstance(manifest, dict) else {}
+    return msgspec.convert({**found, "docker": docker, "runtime": runtime, "problems": problems}, RemoteFacts)
+
+
+def _engine(info: str) -> dict[str, Any]:
+    """What Docker says of itself (`/info` of its API)."""
+    try:
+        said = msgspec.json.decode(info, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        return {"error": str(error)}
+    swarm = (said.get("Swarm") or {}).get("LocalNodeState", "") == "active"
+    return {"version": said.get("ServerVersion", ""), "swarm": swarm}
 
 
 def _probe(shell: Shell, *, sudo: bool, timeout: float) -> tuple[float, Result, float]:

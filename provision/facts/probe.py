@@ -1,24 +1,29 @@
 # Spelled for Python 3.6: typing's own generics, no walrus.
-# ruff: noqa: UP006, UP035, UP045
+# ruff: noqa: UP006, UP035, UP045, PTH
 """The probe: runs on a machine by `python3 -` and prints what it sees as one JSON object. Reads only.
 
 It is sent as text, so it may import the standard library only and must suit every Python from 3.6 on; ktool on this
 side imports it for nothing but its source. Each group of facts is gathered for itself: what fails leaves its fields
-out and a line in "problems", for half a picture is better than none. Files rather than commands wherever possible: on
-a slow guest each process costs.
+out and a line in "problems", for half a picture is better than none. Files rather than commands wherever possible, and
+as few modules as possible: an emulated guest takes seconds for what a real machine imports in a twentieth of one. What
+can be understood here as well goes as it is (gather.py): what `ip` says, the runtime's manifest.
 """
 
-import glob
-import json
 import os
-import platform
-import re
-import shutil
-import socket
-import subprocess
+import select
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+try:  # both are in C, and what the modules around them import besides takes longer than all that is done here
+    import _socket as socket
+    from _json import encode_basestring_ascii as quoted
+except ImportError:
+    import socket  # type: ignore[no-redef]
+    from json import dumps as quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 STATE = "/var/lib/ktool"
 RUNTIME = "/opt/ktool/current"
@@ -52,11 +57,12 @@ HAPROXY = "/etc/haproxy/haproxy.cfg"
 # What else runs on a cluster's machines.
 OTHERS = ("dockerd", "haproxy", "etcd")
 FEATURES = ("overlay", "br_netfilter", "nf_tables", "vxlan", "veth", "bridge")
-NOWHERE = ("unreachable", "blackhole", "prohibit")
-# Routes made by ktool's agent and proxy carry these protocol numbers.
-OWN_PROTOCOLS = ("107", "108")
 LISTEN = "0A"
+# How a line begins that names a place to take packages from.
+SOURCES = ("deb ", "deb\t", "deb-src", "deb [", "URIs:", "baseurl", "metalink", "mirrorlist")
 COMMAND_SECONDS = 5
+# Which way goes out, and from which address: an address of the range for documentation.
+ELSEWHERE = "198.51.100.1"
 
 
 def main() -> None:
@@ -73,10 +79,23 @@ def main() -> None:
     facts.pop("dockerd", None)
     facts["problems"] = problems
     facts["time"] = time.time()
-    json.dump(facts, sys.stdout)
+    sys.stdout.write(_encoded(facts) + "\n")
 
 
-def _attempt(problems: List[str], gather: Callable[[], Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+def _encoded(value: "Any") -> str:
+    """As JSON."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, dict):
+        return "{" + ",".join([quoted(key) + ":" + _encoded(one) for key, one in value.items()]) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join([_encoded(one) for one in value]) + "]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _attempt(problems: "List[str]", gather: "Callable[[], Dict[str, Any]]") -> "Optional[Dict[str, Any]]":
     try:
         return gather()
     except Exception as error:  # noqa: BLE001 (told, and the other facts are still worth having)
@@ -85,33 +104,76 @@ def _attempt(problems: List[str], gather: Callable[[], Dict[str, Any]]) -> Optio
 
 
 def _read(path: str, default: str = "") -> str:
+    found = []
     try:
-        with open(path, errors="replace") as file:
-            return file.read().strip()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            while True:
+                part = os.read(descriptor, 1048576)
+                if not part:
+                    break
+                found.append(part)
+        finally:
+            os.close(descriptor)
     except OSError:
         return default
+    return b"".join(found).decode("utf-8", "replace").strip()
 
 
-def _run(argv: List[str]) -> str:
-    env = dict(os.environ, PATH=PATHS)
-    done = subprocess.run(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=COMMAND_SECONDS, env=env, check=False
-    )
-    return done.stdout.decode(errors="replace")
+def _run(argv: "List[str]", text: bytes) -> str:
+    """What a command says that is given a short text."""
+    given, said = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for mine, standard in ((given[0], 0), (said[1], 1), (os.open(os.devnull, os.O_WRONLY), 2)):
+                os.dup2(mine, standard)
+            os.execve(argv[0], argv, dict(os.environ, PATH=PATHS))  # noqa: S606 (no shell is wanted)
+        finally:
+            os._exit(127)
+    os.close(given[0])
+    os.close(said[1])
+    try:
+        os.write(given[1], text)
+        os.close(given[1])
+        if not select.select([said[0]], [], [], COMMAND_SECONDS)[0]:
+            os.kill(pid, 9)
+            raise OSError(argv[0] + " says nothing")
+        with os.fdopen(said[0], "rb") as output:
+            return output.read().decode("utf-8", "replace")
+    finally:
+        os.waitpid(pid, 0)
 
 
-def _system() -> Dict[str, Any]:
+def _which(name: str) -> str:
+    for folder in PATHS.split(":"):
+        path = folder + "/" + name
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return ""
+
+
+def _names(folder: str, *ends: str) -> "List[str]":
+    """The paths in a folder whose names end so; none where there is no such folder."""
+    try:
+        return sorted(folder + "/" + name for name in os.listdir(folder) if name.endswith(ends) and name[0] != ".")
+    except OSError:
+        return []
+
+
+def _system() -> "Dict[str, Any]":
     release: Dict[str, str] = {}
     for line in (_read("/etc/os-release") or _read("/usr/lib/os-release")).splitlines():
         key, _, value = line.partition("=")
         release[key] = value.strip("\"'")
+    here = os.uname()
     return {
         "os_id": release.get("ID", "unknown"),
         "os_like": release.get("ID_LIKE", "").split(),
         "os_version": release.get("VERSION_ID", ""),
-        "kernel": platform.release(),
-        "arch": platform.machine(),
-        "hostname": socket.gethostname(),
+        "kernel": here.release,
+        "arch": here.machine,
+        "hostname": here.nodename,
         "machine_id": _read("/etc/machine-id"),
         "boot_id": _read("/proc/sys/kernel/random/boot_id"),
         "euid": os.geteuid(),
@@ -120,16 +182,17 @@ def _system() -> Dict[str, Any]:
     }
 
 
-def _python() -> Dict[str, Any]:
-    found = [re.match(r"/usr/bin/python(3\.\d+)$", path) for path in glob.glob("/usr/bin/python3.*")]
+def _python() -> "Dict[str, Any]":
+    found = [path[len("/usr/bin/python") :] for path in _names("/usr/bin", *"0123456789") if "/python3." in path]
     return {
-        "python": platform.python_version(),
-        "pythons": sorted(match.group(1) for match in found if match is not None),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "pythons": sorted(version for version in found if version.replace(".", "", 1).isdigit()),
     }
 
 
-def _room() -> Dict[str, Any]:
-    memory: Dict[str, str] = dict(re.findall(r"(\w+):\s+(\d+) kB", _read("/proc/meminfo")))
+def _room() -> "Dict[str, Any]":
+    lines = [line.split() for line in _read("/proc/meminfo").splitlines()]
+    memory = {words[0].rstrip(":"): words[1] for words in lines if words[2:] == ["kB"]}
     total = int(memory["MemTotal"]) * 1024
     available = int(memory.get("MemAvailable", memory.get("MemFree", "0"))) * 1024
     # A container sees the memory of its host; what it may have says its control group.
@@ -148,32 +211,33 @@ def _room() -> Dict[str, Any]:
 def _free(path: str) -> int:
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    return shutil.disk_usage(path).free
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
 
 
-def _cgroups() -> Dict[str, Any]:
+def _cgroups() -> "Dict[str, Any]":
     unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     return {"cgroup_version": 2 if unified else int(os.path.exists("/sys/fs/cgroup/memory/tasks"))}
 
 
-def _commands() -> Dict[str, Any]:
-    found = {name: shutil.which(name, path=PATHS) for name in COMMANDS}
+def _commands() -> "Dict[str, Any]":
+    found = {name: _which(name) for name in COMMANDS}
     return {"commands": {name: path for name, path in found.items() if path}}
 
 
-def _features() -> Dict[str, Any]:
+def _features() -> "Dict[str, Any]":
     """True: there; False: not to be had; None: nobody can tell (a container without the kernel's modules)."""
-    folder = "/lib/modules/" + platform.release()
+    folder = "/lib/modules/" + os.uname().release
     lists = [_read(folder + "/modules.builtin"), _read(folder + "/modules.dep")]
     filesystems = _read("/proc/filesystems").split()
     found: Dict[str, Optional[bool]] = {}
     for name in FEATURES:
-        pattern = re.compile(r"/" + name.replace("_", "[_-]") + r"\.ko")
+        files = ["/" + name + ".ko", "/" + name.replace("_", "-") + ".ko"]
         if (
             os.path.isdir("/sys/module/" + name)
             or name in filesystems
             or (name == "br_netfilter" and os.path.isdir("/proc/sys/net/bridge"))
-            or any(pattern.search(text) for text in lists)
+            or any(file in text for text in lists for file in files)
         ):
             found[name] = True
         else:
@@ -181,11 +245,11 @@ def _features() -> Dict[str, Any]:
     return {"features": found}
 
 
-def _traces() -> Dict[str, Any]:
+def _traces() -> "Dict[str, Any]":
     return {"kubernetes_files": [path for path in KUBERNETES_FILES if os.path.exists(path)]}
 
 
-def _processes() -> Dict[str, Any]:
+def _processes() -> "Dict[str, Any]":
     """Who runs here: ktool's own services, other clusters' programs, Docker. Not what runs in containers."""
     namespace = _link("/proc/self/ns/pid")
     services = {"master": False, "agent": False, "docker": False, "etcd": False, "haproxy": False}
@@ -222,7 +286,7 @@ def _link(path: str) -> str:
         return ""
 
 
-def _listeners() -> Dict[str, Any]:
+def _listeners() -> "Dict[str, Any]":
     found: Dict[str, Tuple[str, int]] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in _read(table).splitlines()[1:]:
@@ -246,7 +310,7 @@ def _address(text: str) -> str:
     return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
 
 
-def _owners(inodes: Set[str]) -> Dict[str, int]:
+def _owners(inodes: "Set[str]") -> "Dict[str, int]":
     owners: Dict[str, int] = {}
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         if len(owners) == len(inodes):
@@ -265,66 +329,39 @@ def _owners(inodes: Set[str]) -> Dict[str, int]:
     return owners
 
 
-def _network() -> Dict[str, Any]:
-    addresses = []
-    macs = []
-    node_address = ""
-    for link in json.loads(_run(["ip", "-json", "address", "show"]) or "[]"):
-        name = link.get("ifname", "lo")
-        if name == "lo":
-            continue
-        made = name.startswith(("docker", "br-", "veth", "ktool", "cni", "flannel", "virbr"))
-        if link.get("address") and link.get("link_type") == "ether" and not made:
-            macs.append(link["address"])
-        for one in link.get("addr_info", ()):
-            if one.get("scope") == "global" and one.get("local"):
-                addresses.append(one["local"])
-                if not made and not node_address and one.get("family") == "inet":
-                    node_address = one["local"]
-    routes = []
-    default = False
-    for route in json.loads(_run(["ip", "-json", "-4", "route", "show", "table", "main"]) or "[]"):
-        destination = route.get("dst", "default")
-        if destination == "default":
-            default = True
-            node_address = route.get("prefsrc") or node_address
-        elif route.get("type") not in NOWHERE and str(route.get("protocol")) not in OWN_PROTOCOLS:
-            whole = destination if "/" in destination else destination + "/32"
-            routes.append({"destination": whole, "interface": route.get("dev", "")})
-    if default:
-        found = json.loads(_run(["ip", "-json", "-4", "route", "get", "198.51.100.1"]) or "[]")
-        if found and found[0].get("prefsrc") and found[0].get("dev") != "lo":
-            node_address = found[0]["prefsrc"]
-    return {"addresses": addresses, "macs": macs, "routes": routes, "node_address": node_address}
+def _network() -> "Dict[str, Any]":
+    ip = _which("ip")
+    if not ip:
+        raise OSError("there is no command ip")
+    asked = "address show\nroute show table main\nroute get " + ELSEWHERE + "\n"
+    # One process for all; a machine without a default route refuses the last.
+    return {"ip": _run([ip, "-json", "-force", "-batch", "-"], asked.encode())}
 
 
-def _docker(runs: bool) -> Dict[str, Any]:
-    found: Dict[str, Any] = {"socket": DOCKER_SOCKET, "installed": bool(shutil.which("dockerd", path=PATHS))}
+def _docker(runs: bool) -> "Dict[str, Any]":
+    found: Dict[str, Any] = {"socket": DOCKER_SOCKET, "installed": bool(_which("dockerd"))}
     if not runs:
         # Where systemd listens on its socket, asking would start it.
         return dict(found, error="dockerd does not run")
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(COMMAND_SECONDS)
-            client.connect(DOCKER_SOCKET)
-            client.sendall(b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n")
-            answer = b""
-            while True:
-                part = client.recv(65536)
-                if not part:
-                    break
-                answer += part
-        info = json.loads(answer.partition(b"\r\n\r\n")[2].decode())
-        return dict(
-            found,
-            version=info.get("ServerVersion", ""),
-            swarm=(info.get("Swarm") or {}).get("LocalNodeState", "") == "active",
-        )
-    except (OSError, ValueError) as error:
+        client.settimeout(COMMAND_SECONDS)
+        client.connect(DOCKER_SOCKET)
+        client.sendall(b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n")
+        answer = b""
+        while True:
+            part = client.recv(65536)
+            if not part:
+                break
+            answer += part
+        return dict(found, info=answer.partition(b"\r\n\r\n")[2].decode("utf-8", "replace"))
+    except OSError as error:
         return dict(found, error=str(error))
+    finally:
+        client.close()
 
 
-def _state() -> Dict[str, Any]:
+def _state() -> "Dict[str, Any]":
     exists = os.path.exists(STATE)
     try:
         empty = not exists or all(name == "lost+found" for name in os.listdir(STATE))
@@ -340,7 +377,7 @@ def _state() -> Dict[str, Any]:
             "empty": empty,
             "version": version if isinstance(version.get("layout"), int) else None,
         },
-        "runtime": _json(RUNTIME + "/manifest.json"),
+        "manifest": _read(RUNTIME + "/manifest.json"),
         "runtime_key": key if key and os.path.exists(RUNTIME + "/manifest.json") else "",
         "runtime_linked": _link(COMMAND) == RUNTIME + "/bin/ktool",
         "member": all(os.path.exists(STATE + "/agent/" + name) for name in ("join.json", "pki/kubelet-client.crt")),
@@ -357,26 +394,31 @@ def _state() -> Dict[str, Any]:
     }
 
 
-def _json(path: str) -> Dict[str, Any]:
+def _json(path: str) -> "Dict[str, Any]":
+    text = _read(path)
+    if not text:
+        return {}
+    import json  # takes a while, and most machines have none of these files yet
+
     try:
-        found = json.loads(_read(path) or "{}")
+        found = json.loads(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _packages() -> Dict[str, Any]:
+def _packages() -> "Dict[str, Any]":
     """Which program installs packages here, and whether it knows a place to take them from."""
-    for manager, places in (
-        ("apt-get", ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources")),
-        ("dnf", ("/etc/yum.repos.d/*.repo",)),
-        ("yum", ("/etc/yum.repos.d/*.repo",)),
-        ("zypper", ("/etc/zypp/repos.d/*.repo",)),
+    apt, yum = ("/etc/apt/sources.list.d", ".list", ".sources"), ("/etc/yum.repos.d", ".repo")
+    for manager, file, places in (
+        ("apt-get", ["/etc/apt/sources.list"], apt),
+        ("dnf", [], yum),
+        ("yum", [], yum),
+        ("zypper", [], ("/etc/zypp/repos.d", ".repo")),
     ):
-        if shutil.which(manager, path=PATHS):
-            texts = [_read(path) for place in places for path in glob.glob(place)]
-            used = re.compile(r"^\s*(deb\b|URIs:|baseurl|metalink|mirrorlist)", re.M)
-            return {"package_manager": manager, "package_sources": any(used.search(text) for text in texts)}
+        if _which(manager):
+            lines = [line.strip() for path in file + _names(*places) for line in _read(path).splitlines()]
+            return {"package_manager": manager, "package_sources": any(line.startswith(SOURCES) for line in lines)}
     return {"package_manager": "", "package_sources": False}
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from kube import pki
@@ -23,7 +22,7 @@ from kube.clock import SystemClock
 from provision import machine
 from provision.facts import probe
 from provision.facts.facts import RemoteFacts
-from provision.facts.gather import PythonMissing, gather
+from provision.facts.gather import PythonMissing, gather, understood
 from provision.ssh.connection import Connection
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.local import LocalConnection
@@ -168,7 +167,7 @@ def test_ktool_on_the_machine(tmp_path: Path) -> None:
         running.kill()
         running.wait()
     assert "0123456789abcdef" not in done.stdout
-    facts = msgspec.json.decode(done.stdout, type=RemoteFacts)
+    facts = understood(done.stdout)
     assert facts.services["master"]
     assert not facts.services["agent"]
     assert facts.service_pids["master"] == (running.pid,)
