@@ -93,11 +93,20 @@ def create_command(
     Exit status 1 if a machine could not be brought so far; the others are, and the same command does the rest.
     With --plan: 2 if there is something to do.
     """
-    from ktool.output.machines import shown
-    from provision.lab.create import CreateOptions, create, plan_create
+    from concurrent.futures import ThreadPoolExecutor
 
-    lab, state = read_lab(inventory, only)
-    archives = archives_for(bundle)
+    pool = ThreadPoolExecutor()
+    try:
+        # Another process reads the inventory, for a second: time for all that does not depend on it.
+        reading = pool.submit(read_lab, inventory, only)
+        from ktool.output.machines import shown
+        from provision.lab.create import CreateOptions, create, plan_create
+
+        archived = pool.submit(archives_for, bundle)
+        lab, state = reading.result()
+        archives = archived.result()
+    finally:
+        pool.shutdown(wait=False)
     options = CreateOptions(
         boot_timeout=boot_timeout,
         ready_timeout=ready_timeout,

@@ -55,12 +55,12 @@ async def apply(
         journal=journal,
     )
     _require_master(open_lab, ended)
-    for name, one in ended.items():
-        if one.error is None:
-            # Only a machine on which everything went well needs no second look.
-            await asyncio.to_thread(_note, open_lab, name, wants[name])
-            if one.did and todo[name]:
-                one.did = list(todo[name])
+    # Only a machine on which everything went well needs no second look.
+    well = [name for name, one in ended.items() if one.error is None]
+    await asyncio.gather(*(asyncio.to_thread(_note, open_lab, name, wants[name]) for name in well))
+    for name in well:
+        if ended[name].did and todo[name]:
+            ended[name].did = list(todo[name])
     return ended
 
 

@@ -11,6 +11,8 @@ A machine that fails is left behind with the reason; the others go on (workers c
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -240,7 +242,10 @@ class _Creation:
         found = await self._open.find()
         await self._prepare(found)
         phase("prepare")
-        await asyncio.gather(*(self._make_and_reach(machine, found[machine.name]) for machine in self._machines))
+        boots = any(found[machine.name].state is not MachineState.RUNNING for machine in self._machines)
+        loaded = [asyncio.to_thread(load)] if boots else []
+        reached = (self._make_and_reach(machine, found[machine.name]) for machine in self._machines)
+        await asyncio.gather(*reached, *loaded)
         phase("machines")
         await self._check()
         phase("check")
@@ -399,14 +404,8 @@ class _Creation:
                     step.unchanged("as it should be")
         if not todo:
             return
-        for name in list(todo):
-            try:
-                with machine_errors(name):
-                    await asyncio.to_thread(
-                        claim, self._open.connections[name], self._open.facts[name], lab_id=self._open.state.id
-                    )
-            except KtoolError as error:
-                self._results[name].fail(error)
+        for name, claimed in zip(list(todo), await asyncio.gather(*map(self._claim, todo)), strict=True):
+            if not claimed:
                 del todo[name]
         ended = await apply.apply(
             self._open, all_wants, self._archives, todo, progress=self._progress, journal=self._journal
@@ -416,6 +415,17 @@ class _Creation:
             result.did += one.did
             if one.error is not None:
                 result.fail(one.error)
+
+    async def _claim(self, name: str) -> bool:
+        """Whether the machine is this lab's from now on; why not is its result."""
+        try:
+            with machine_errors(name):
+                shell, facts = self._open.connections[name], self._open.facts[name]
+                await asyncio.to_thread(claim, shell, facts, lab_id=self._open.state.id)
+        except KtoolError as error:
+            self._results[name].fail(error)
+            return False
+        return True
 
     async def _ready(self) -> str:
         """The kubeconfig, and Nodes that are Ready; gives the API server's URL."""
@@ -472,6 +482,13 @@ class _Creation:
                 step.result = "node is Ready"
         except KtoolError as error:
             self._results[name].fail(error)
+
+
+def load() -> None:
+    """Import what is wanted once a machine has booted: meanwhile there is time for it."""
+    for name in ("paramiko", "ansible_runner.interface"):
+        with contextlib.suppress(ImportError):  # told where it is used
+            importlib.import_module(name)
 
 
 class PreflightErrors(KtoolError):

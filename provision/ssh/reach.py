@@ -13,8 +13,10 @@ from provision.ssh.errors import AuthenticationFailed, SSHError
 from provision.ssh.jump_hosts import JumpHosts
 from provision.ssh.local import LocalConnection
 
-FIRST_PAUSE = 0.3
-LONGEST_PAUSE = 3.0
+# Each pause is a sixth of what has been waited so far: so much of the time is lost at most when a machine comes up.
+FIRST_PAUSE = 0.1
+LONGER = 1.2
+LONGEST_PAUSE = 2.0
 
 
 def reach(
@@ -57,7 +59,7 @@ def reach(
                 told = error.reason
                 report(f"waiting for SSH: {told}")
         time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * LONGER, LONGEST_PAUSE)
 
 
 def _hurried(endpoint: Endpoint, remaining: float) -> Endpoint:

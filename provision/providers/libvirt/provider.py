@@ -43,7 +43,7 @@ from provision.ssh import keys, known_hosts
 from provision.ssh.endpoint import Endpoint
 
 CONSOLE_LINES = 15
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.1
 
 
 class LibvirtProvider:
