@@ -88,9 +88,9 @@ def next_deed(members: Sequence[Member], *, address: str, has_data: bool, runnin
         if not has_data and me.started:
             return Next(Deed.REMOVE, me)  # the machine was made anew, its vote belongs to data that is gone
         if not running:
-            # Each member that starts must know all others by name.
+            # A member that starts for the first time must know all others by name.
             strangers = [one for one in members if one is not me and not one.started]
-            if strangers:
+            if strangers and not has_data:
                 return Next(Deed.REMOVE, strangers[0])
             return Next(Deed.START, me)
         return Next(Deed.PROMOTE, me) if me.learner or not me.started else Next(Deed.DONE, me)
@@ -107,6 +107,13 @@ def initial_cluster(members: Collection[Member], *, name: str, address: str) -> 
     me = peer_url(address)
     urls = [(name if me in one.peer_urls else one.name, url) for one in members for url in one.peer_urls]
     return ",".join(f"{whose}={url}" for whose, url in urls)
+
+
+def others_of(cluster: str, *, name: str) -> list[str]:
+    """Client URLs of the others in an option `initial-cluster`, as `initial_cluster` writes it."""
+    pairs = (one.partition("=") for one in cluster.split(",") if one)
+    hosts = (urlsplit(url).hostname for whose, _, url in pairs if whose != name)
+    return [client_url(host) for host in hosts if host]
 
 
 def quorum(voters: int) -> int:

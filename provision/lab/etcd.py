@@ -15,6 +15,8 @@ from provision.ssh.shell import Result
 
 KTOOL = "/opt/ktool/current/bin/ktool"
 ASK_SECONDS = 30.0
+# The master that is asked waits by itself, for a cluster that has just changed.
+REMOVE_SECONDS = 90.0
 POLL_SECONDS = 1.0
 
 
@@ -49,7 +51,7 @@ def require_leave(found: Sequence[MemberView], name: str) -> None:
 
 async def remove(open_lab: OpenLab, name: str) -> str:
     """Take a member out, by another master; what was done, empty if it was out already. KtoolError if refused."""
-    said = await _ask(open_lab, ["etcd", "remove", name], but=name)
+    said = await _ask(open_lab, ["etcd", "remove", name], but=name, timeout=REMOVE_SECONDS)
     if said.status != 0:
         text = " ".join((said.stderr or said.stdout).split())
         raise KtoolError(f"{name} cannot be taken out of etcd", found=text[-400:], wanted="an etcd without it")
@@ -86,18 +88,23 @@ def trouble(found: Sequence[MemberView], name: str) -> str:
     return "" if there.healthy else "has an etcd that does not answer"
 
 
-async def _ask(open_lab: OpenLab, arguments: Sequence[str], *, but: str = "") -> Result:
+async def _ask(open_lab: OpenLab, arguments: Sequence[str], *, but: str = "", timeout: float = ASK_SECONDS) -> Result:
     """What the first master says that can say something; KtoolError if no master is within reach."""
     await open_lab.master_connection()
     asked = [m for m in open_lab.lab.masters if m.name in open_lab.connections and m.name != but]
     said: Result | None = None
+    failure: KtoolError | None = None
     for machine in sorted(asked, key=lambda m: m.name != open_lab.master.name):
         connection = open_lab.connections[machine.name]
-        said = await asyncio.to_thread(connection.run, [KTOOL, *arguments], check=False, timeout=ASK_SECONDS)
+        try:
+            said = await asyncio.to_thread(connection.run, [KTOOL, *arguments], check=False, timeout=timeout)
+        except KtoolError as error:  # it has just gone, or hangs: another one may know
+            failure = error
+            continue
         if said.stdout:
             return said
     if said is None:
-        raise KtoolError(
+        raise failure or KtoolError(
             "no other master can be reached",
             found=f"{len(asked)} of {len(open_lab.lab.masters)} masters",
             wanted="a master that is to go on",

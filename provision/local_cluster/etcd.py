@@ -32,6 +32,8 @@ PAUSE_SECONDS = 0.5
 LEAVE_SECONDS = 30.0
 # What etcd says for a while after a change: members must have been connected for some seconds before the next one.
 _PASSING = ("unhealthy cluster", "not enough started members", "too many learner", "in sync with leader")
+# What it says of a deed that was done already: by a request whose answer got lost, and which another member was asked.
+_DONE = ("Peer URLs already exists", "can only promote a learner", "member not found")
 
 
 async def begin(
@@ -104,6 +106,7 @@ class _Join:
         self._address = address
         self._doing = doing
         self._patience: waiting.Patience | None = None
+        self._last = ""  # what etcd said when it refused last
 
     async def run(self) -> bool:
         """Do one deed after the other until this machine has its vote; True if there was anything to do."""
@@ -111,7 +114,7 @@ class _Join:
         deadline = began + PATIENCE_SECONDS + self._config.ready_timeout
         changed = False
         while True:
-            members = await self._members(deadline)
+            members = await self._members()
             running = (await asyncio.to_thread(self._supervisor.status, ETCD)).running
             todo = membership.next_deed(
                 members,
@@ -122,27 +125,35 @@ class _Join:
             )
             if todo.deed is Deed.DONE:
                 return changed
+            if time.monotonic() > deadline:
+                raise KtoolError(
+                    "this machine does not become a member of etcd",
+                    found=f"{self._last or 'other members come and go'}; next it would {todo.deed}",
+                    wanted=f"a vote in etcd within {deadline - began:g} s",
+                    mend="`ktool etcd members` on a master shows them; run this again, it goes on",
+                )
             changed = True
             try:
                 await self._do(todo, members)
             except EtcdError as error:
-                if not any(sign in error.found for sign in _PASSING) or time.monotonic() > deadline:
+                if not any(sign in error.found for sign in (*_PASSING, *_DONE)):
                     raise
+                self._last = error.found
                 self._doing.detail(f"waiting: {error.found}")
                 await self._pause(error.found)
 
-    async def _members(self, deadline: float) -> list[Member]:
+    async def _members(self) -> list[Member]:
+        """The members. NoEtcd if nobody says so for a while: when one comes, the others have no leader for a moment."""
+        deadline = time.monotonic() + self._config.ready_timeout
         while True:
             try:
                 return await self._client.members()
             except NoEtcd:
-                # The others are a moment without a leader when a member comes.
-                if time.monotonic() > deadline - PATIENCE_SECONDS:
+                if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _do(self, todo: membership.Next, members: list[Member]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
         match todo.deed, todo.member:
             case Deed.ADD, _:
                 self._doing.detail("is added as a learner")
@@ -161,18 +172,18 @@ class _Join:
                 if not (self._config.etcd_dir / "member").exists():
                     _write_settings(self._config, self._address, others=members)
                 await asyncio.to_thread(_run, self._config, self._supervisor)
-                await self._started(deadline)
+                await self._started()
             case Deed.PROMOTE, Member() as me:
                 self._doing.detail("catching up")
                 await self._client.promote(me.id)
             case deed, _:
                 raise AssertionError(f"{deed} without a member")
 
-    async def _started(self, deadline: float) -> None:
+    async def _started(self) -> None:
         """Until the others know this member by its name."""
         patience = waiting.Patience(self._config, self._supervisor, ETCD)
         while True:
-            me = membership.own(await self._members(deadline), address=self._address)
+            me = membership.own(await self._members(), address=self._address)
             if me is not None and me.started:
                 return
             await patience.wait("the other members do not see it yet")
@@ -192,9 +203,10 @@ class _Join:
 # ---- looking
 
 
-async def members(config: LocalClusterConfig) -> tuple[list[Member], set[str]]:
-    """The members as this machine's sees them, and the ids of those that are healthy. NoEtcd if it does not answer."""
-    async with EtcdClient([LOCAL], config.etcd_certificates) as client:
+async def members(config: LocalClusterConfig, asked: Sequence[str] = (LOCAL,)) -> tuple[list[Member], set[str]]:
+    """The members as this machine's sees them (or the first of `asked` that answers), and the ids of those that are
+    healthy. NoEtcd if none answers."""
+    async with EtcdClient(asked, config.etcd_certificates) as client:
         found = await client.members()
         return found, await client.healthy(found)
 
@@ -258,13 +270,19 @@ async def _remove(config: LocalClusterConfig, leaving: Member, others: Sequence[
 
 
 async def _look_to_leave(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> tuple[list[Member], set[str]]:
-    """The members as this machine's sees them; it is started once more if it does not run."""
+    """The members as this machine's sees them; it is started once more if it does not run.
+
+    One that has not finished its join may have its vote already, or be a learner, which does not answer: then those
+    that it was told of are asked.
+    """
     deadline = time.monotonic() + LEAVE_SECONDS
     if not (await asyncio.to_thread(supervisor.status, ETCD)).running:
         await asyncio.to_thread(supervisor.start, ETCD)
+    told_of = membership.others_of(str(_settings(config).get("initial-cluster", "")), name=config.node_name)
+    asked = [LOCAL, *(told_of if config.joining_file.exists() else ())]
     while True:
         try:
-            return await members(config)
+            return await members(config, asked)
         except NoEtcd as error:
             if time.monotonic() > deadline:
                 raise KtoolError(
@@ -277,8 +295,10 @@ async def _look_to_leave(config: LocalClusterConfig, supervisor: ServiceSupervis
 
 
 def _me(config: LocalClusterConfig, found: Sequence[Member]) -> Member | None:
-    name = _settings(config).get("name", config.node_name)
-    return next((one for one in found if one.name == name), None)
+    settings = _settings(config)
+    name, url = settings.get("name", config.node_name), settings.get("initial-advertise-peer-urls")
+    # one that was added and has not started yet has no name
+    return next((one for one in found if one.name == name or url in one.peer_urls), None)
 
 
 def _settings(config: LocalClusterConfig) -> dict[str, Any]:

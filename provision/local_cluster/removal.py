@@ -84,15 +84,20 @@ async def down(
     removal.node_name = _joined_as(config)
     with lock.held(config.data_dir):
         journal = Journal(config.journal_file)
-        member = leave and not keep_data and ETCD in supervisor.names() and not config.joining_file.exists()
+        member = leave and not keep_data and ETCD in supervisor.names()
         if member:
             from provision.local_cluster import etcd
 
             await etcd.require_leave(config, supervisor)
+        of_etcd: list[tuple[str, str, Callable[[_Job], list[str]]]] = []  # none for a master with SQLite
+        if member:
+            of_etcd = [("etcd", "Leaving etcd, and stopping it", _leave_etcd)]
+        elif ETCD in supervisor.names() or any(c.kind is ChangeKind.UNIT for c in journal.open_changes()):
+            of_etcd = [("etcd", "Stopping etcd", _remove_etcd)]
         for name, title, work in (
             ("agent", "Removing pods, networks and firewall rules", _remove_agent),
             ("master", "Stopping the master", _remove_master),
-            ("etcd", "Leaving etcd, and stopping it", _leave_etcd if member else _remove_etcd),
+            *of_etcd,
             ("docker", "Releasing Docker Engine", _release_docker),
             ("supervisor", "Stopping the supervisor", _stop_supervisor),
             ("machine", "Restoring kernel settings", _restore_machine),
@@ -141,6 +146,11 @@ class _Job:
             doing.result = "; ".join(done)
         else:
             doing.unchanged("nothing to do")
+
+    @property
+    def member_stays(self) -> bool:
+        """Whether this machine's etcd could not be taken out of the others': it serves on until a next `down` can."""
+        return bool(self.removal.remaining) and ETCD in self.supervisor.names()
 
     @property
     def engine_stays(self) -> bool:
@@ -227,7 +237,7 @@ def _remove_images(job: _Job) -> list[str]:
 
 
 def _stop_supervisor(job: _Job) -> list[str]:
-    if job.engine_stays:
+    if job.engine_stays or job.member_stays:
         return []  # and so does who restarts it
     had = job.supervisor.names() or (job.config.data_dir / "services").exists()
     job.supervisor.shutdown()

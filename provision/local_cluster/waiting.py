@@ -80,6 +80,11 @@ async def _look(client: Client, name: str) -> tuple[core_v1.Node | None, str]:
     """(the Node, why it cannot be seen at the moment)."""
     try:
         return await find_node(client, name), ""
+    except ApiError as error:
+        if error.code not in (429, *range(500, 600)):
+            raise
+        # A master that has just started, one whose etcd elects a leader, a load balancer without a master.
+        return None, f"the API server cannot answer: {error.message}"
     except (ConnectionError, TimeoutError) as error:
         return None, f"the API server cannot be reached: {error}"
 

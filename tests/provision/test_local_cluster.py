@@ -21,9 +21,10 @@ import pytest
 from kube.errors import KtoolError
 from provision import host_snapshot, machine, processes
 from provision.docker_engine import EngineOrigin, EnginePaths, connect
+from provision.etcd.client import EtcdError
 from provision.host_snapshot import HostSnapshot
 from provision.images import ensure_image, example_image
-from provision.local_cluster import MASTER, LocalClusterConfig, down, up
+from provision.local_cluster import MASTER, LocalClusterConfig, down, etcd, up
 from provision.preflight import PreflightFailed
 from provision.progress import Phase, StepEvent
 from provision.services.supervisord import SupervisordServices
@@ -111,7 +112,9 @@ async def test_up_twice_then_down_leaves_the_machine_as_it_was(config: LocalClus
     os.kill(running["master"], signal.SIGKILL)
     eventually(lambda: pids(config)["master"] not in (None, running["master"]))
 
-    removal = await down(config)
+    ending = Recorder()
+    removal = await down(config, progress=ending)
+    assert "etcd" not in ending.ends()
     assert removal.complete, removal.remaining
     after = host_snapshot.take()
     assert left_over(before, after) == []
@@ -202,7 +205,7 @@ async def test_a_master_without_a_node_needs_no_engine(config: LocalClusterConfi
 
 
 @pytest.mark.skipif(not machine.find_command("etcd"), reason="etcd is not installed")
-async def test_a_master_whose_store_is_etcd(config: LocalClusterConfig) -> None:
+async def test_a_master_whose_store_is_etcd(config: LocalClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = replace(config, roles=frozenset({MASTER}), store="etcd")
     before = host_snapshot.take()
     first, second = Recorder(), Recorder()
@@ -226,6 +229,18 @@ async def test_a_master_whose_store_is_etcd(config: LocalClusterConfig) -> None:
     assert (await down(alone, keep_data=True)).complete
     assert (alone.etcd_dir / "member").exists()
     await up(alone)
+
+    # One that cannot leave the others' etcd serves on there, so that the next `down` can try again.
+    async def refused(*_: object) -> list[str]:
+        raise EtcdError("etcd refuses", found="unhealthy cluster")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(etcd, "leave", refused)
+        removal = await down(alone)
+    assert [error.found for error in removal.remaining] == ["unhealthy cluster"]
+    assert list(pids(config)) == ["etcd"]
+    assert pids(config)["etcd"]
+    assert (alone.etcd_dir / "member").exists()
     assert (await down(alone)).complete
     assert not config.data_dir.exists()
     assert left_over(before, host_snapshot.take()) == []

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from kube import status
 from kube.errors import KtoolError
+from kube.models import core_v1, meta_v1
+from kube.status import ApiError
 from provision.local_cluster import waiting
 from provision.local_cluster.config import AGENT, LocalClusterConfig
 from provision.services.service import ServiceStatus, ServiceSupervisor
@@ -62,3 +66,37 @@ async def test_waiting_ends(tmp_path: Path) -> None:
     with pytest.raises(KtoolError) as caught:
         await always()
     assert caught.value.found.startswith("not yet")
+
+
+class Answers:
+    """A client whose server says one thing after the other."""
+
+    def __init__(self, *answers: core_v1.Node | Exception) -> None:
+        self.answers = [*answers]
+
+    async def get(self, kind: type[Any], name: str) -> core_v1.Node:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_an_api_server_that_cannot_answer_for_now_is_waited_for(tmp_path: Path) -> None:
+    supervisor = Supervisor(ServiceStatus(AGENT, running=True, pid=os.getpid()))
+    ready = core_v1.NodeCondition(type="Ready", status="True")
+    node = core_v1.Node(metadata=meta_v1.ObjectMeta(name="one"), status=core_v1.NodeStatus(conditions=[ready]))
+    config = LocalClusterConfig(data_dir=tmp_path, ready_timeout=5)
+    said: list[str] = []
+
+    def wait(client: Answers) -> Any:
+        doing = SimpleNamespace(detail=said.append)
+        return waiting.for_node(config, cast("Any", supervisor), cast("Any", client), cast("Any", doing), since=0.0)
+
+    client = Answers(status.service_unavailable("not read yet"), status.internal_error("no leader"), node)
+    assert await wait(client) is node
+    assert said == [
+        "the API server cannot answer: not read yet",
+        "the API server cannot answer: Internal error occurred: no leader",
+    ]
+    with pytest.raises(ApiError, match="forbidden"):
+        await wait(Answers(status.forbidden("nodes", "one", "no")))

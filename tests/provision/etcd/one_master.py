@@ -39,7 +39,9 @@ async def main(action: str, folder: Path, address: str, endpoints: list[str]) ->
     if action == "begin":
         await etcd.begin(config, supervisor, journal, address, tell)
     elif action == "join":
+        config.joining_file.touch()
         await etcd.join(config, supervisor, journal, address, endpoints, tell)
+        config.joining_file.unlink()
     elif action == "leave":
         await etcd.require_leave(config, supervisor)
         await etcd.leave(config, supervisor)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from provision.etcd.client import member, passing
-from provision.etcd.membership import Deed, Member, initial_cluster, next_deed, quorum, refusal
+from provision.etcd.membership import Deed, Member, initial_cluster, next_deed, others_of, quorum, refusal
 
 
 def a(number: int, *, started: bool = True, learner: bool = False) -> Member:
@@ -32,6 +32,8 @@ ME = "192.0.2.3"
         ([a(1), a(3)], True, True, True, Deed.DONE, "3"),
         # the machine booted anew, its member did not come with it
         ([a(1), a(3)], True, False, True, Deed.START, "3"),
+        # and does so beside one that is just joining, whom it need not know
+        ([a(1), a(2, started=False, learner=True), a(3)], True, False, True, Deed.START, "3"),
         # the machine was made anew: its vote belongs to data that is gone
         ([a(1), a(2), a(3)], False, False, True, Deed.REMOVE, "3"),
         # it was taken out, and has data of that time
@@ -56,6 +58,15 @@ def test_all_members_by_name_for_one_that_joins() -> None:
     assert initial_cluster(members, name="me", address=ME) == (
         "m1=https://192.0.2.1:2380,m2=https://192.0.2.2:2380,me=https://192.0.2.3:2380"
     )
+
+
+def test_whom_a_member_was_told_of() -> None:
+    cluster = initial_cluster([a(1), a(2), a(3, started=False)], name="me", address=ME)
+    assert others_of(cluster, name="me") == ["https://192.0.2.1:2379", "https://192.0.2.2:2379"]
+    assert others_of("me=https://[2001:db8::3]:2380,m1=https://[2001:db8::1]:2380", name="me") == [
+        "https://[2001:db8::1]:2379"
+    ]
+    assert others_of("", name="me") == []
 
 
 def test_a_quorum() -> None:

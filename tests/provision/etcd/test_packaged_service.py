@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,26 @@ def test_one_with_keys_is_never_touched(tmp_path: Path, empty: list[bool]) -> No
     assert (systemctl.active, systemctl.enabled) == (True, True)
     empty[0] = True
     assert packaged_service.pid_if_empty(systemctl) == 77
+
+
+def test_whether_it_is_empty_is_asked_past_any_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Etcd(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"header": {}, "count": "0"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Etcd) as server:
+        monkeypatch.setattr(packaged_service, "CLIENT_PORT", server.server_port)
+        monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setattr(packaged_service, "ASK_SECONDS", 2.0)
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        server.timeout = 5
+        assert packaged_service._is_empty()
+        answering.join()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
 import pytest
 
 from kube.errors import KtoolError
 from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Machine, ProviderName, Role
-from provision.lab.etcd import MemberView, require_leave, trouble
-from provision.lab.open_lab import best_master
+from provision.lab.etcd import MemberView, members, require_leave, trouble
+from provision.lab.open_lab import OpenLab, best_master
+from provision.ssh.shell import Result
 
 MASTERS = [
     Machine(name=name, provider=ProviderName.NSPAWN, roles=frozenset({Role.MASTER})) for name in ("m1", "m2", "m3")
@@ -57,3 +62,33 @@ def test_who_may_be_taken_out_of_a_lab() -> None:
     require_leave(MEMBERS, "m4")  # was taken out before: the rest of the removal goes on
     with pytest.raises(KtoolError, match="quorum"):
         require_leave([MEMBERS[0], MemberView(id="2", name="m2")], "m1")
+
+
+class Host:
+    """A connection to a master, on which `ktool etcd` says something, or that is lost."""
+
+    def __init__(self, says: str | KtoolError) -> None:
+        self._says = says
+
+    def run(self, command: object, *, check: bool, timeout: float) -> Result:
+        if isinstance(self._says, KtoolError):
+            raise self._says
+        return Result(0 if self._says else 1, self._says, "" if self._says else "no member of etcd answers")
+
+
+@pytest.mark.parametrize("first", ["", KtoolError("m1: the connection is lost")])
+async def test_another_master_is_asked_where_the_first_cannot_say(first: str | KtoolError) -> None:
+    async def connected() -> None:
+        pass
+
+    said = msgspec.json.encode([*map(msgspec.to_builtins, MEMBERS)]).decode()
+    lab = SimpleNamespace(
+        lab=SimpleNamespace(masters=MASTERS, source="lab.yml"),
+        master=MASTERS[0],
+        master_connection=connected,
+        connections={"m1": Host(first), "m2": Host(said)},
+    )
+    assert await members(cast("OpenLab", lab)) == MEMBERS
+    lab.connections.pop("m2")
+    with pytest.raises(KtoolError, match=r"cannot say|is lost"):
+        await members(cast("OpenLab", lab))
