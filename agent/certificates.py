@@ -13,11 +13,11 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
 
 from kube import pki
 from kube.client import Client
@@ -46,8 +46,7 @@ class CertificateError(KtoolError):
     """A certificate was denied, or was not issued in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What to ask for: a signer, a subject (CN and O) and, for servers, names and addresses."""
 
     signer: str
@@ -171,8 +170,7 @@ def _name(key: pki.PrivateKey, signer: str) -> str:
     return f"{'node-csr' if signer == CLIENT_SIGNER else 'csr'}-{digest[:32]}"
 
 
-@dataclass(slots=True)
-class Files:
+class Files(Struct):
     """Where a certificate and its key lie; `pending` holds the key of an open request."""
 
     certificate: Path

@@ -19,9 +19,11 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from agent import certificates
 from agent.certificates import Files
@@ -48,8 +50,7 @@ REFUSALS = 5
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who this agent is in the cluster, and where its files lie.
 
     `pin` is the cluster's identity: the hash of its CA's public key.

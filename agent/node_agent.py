@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
 
 from agent import certificates, join, record
 from agent.certificates import Renewal
@@ -42,8 +44,7 @@ FLUSH_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a node agent lives: its name, its directory, the machine under it."""
 
     name: str
@@ -52,8 +53,7 @@ class Place:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkParts:
+class NetworkParts(Struct, frozen=True):
     """The roles that look after the node's network, as far as they run here; the kubelet reports how they do."""
 
     proxy: Proxy | None = None
@@ -349,4 +349,4 @@ def hollow_places(options: AgentOptions) -> list[Place]:
     one = place_of(options)
     base = options.name
     names = [f"{base}-{number}" for number in range(options.hollow_nodes)]
-    return [replace(one, name=name, data_dir=options.data_dir / "hollow" / name) for name in names]
+    return [structs.replace(one, name=name, data_dir=options.data_dir / "hollow" / name) for name in names]

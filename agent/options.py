@@ -6,8 +6,9 @@ import argparse
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from kube import names
 from kube.errors import KtoolError
@@ -19,8 +20,7 @@ RUNTIMES = ("docker", "hollow")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentOptions:
+class AgentOptions(Struct, frozen=True, kw_only=True):
     """How an agent is to run; see `--help` for each."""
 
     data_dir: Path = DEFAULT_DATA_DIR

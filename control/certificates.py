@@ -9,10 +9,10 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from msgspec import Struct
 
 from control.data_dir import DataDir
 from kube import files, kubeconfig, pki
@@ -26,8 +26,7 @@ CLUSTER_DOMAIN = "cluster.local"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(Struct, frozen=True):
     """How the API server is reached: on which address and port it listens, and which address it tells others."""
 
     bind: str

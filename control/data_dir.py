@@ -10,10 +10,10 @@ run/                         what lives only as long as the process
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from msgspec import Struct
 
 from kube.errors import KtoolError
 from kube.files import write_atomic
@@ -21,8 +21,7 @@ from kube.files import write_atomic
 LAYOUT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class DataDir:
+class DataDir(Struct, frozen=True):
     """Paths in a master's data directory."""
 
     root: Path

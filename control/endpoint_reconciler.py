@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from control.controllers import kubernetes_service
 from control.controllers.kubernetes_service import Address

@@ -19,9 +19,10 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from control import bootstrap, memory
 from control.api.address_claims import AddressClaims
@@ -80,8 +81,7 @@ RENEWAL_CHECK_SECONDS = 12 * 3600.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MasterConfig:
+class MasterConfig(Struct, frozen=True, kw_only=True):
     """How a master runs. `advertise_address` is the one that other machines and pods reach it at; `tls_sans` are more
     names and addresses for its certificate. With `etcd` it is one of several masters that share that store."""
 

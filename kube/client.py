@@ -11,10 +11,10 @@ import asyncio
 import enum
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from kube import kinds, objects
 from kube.models import meta_v1
@@ -38,16 +38,14 @@ class PatchType(enum.Enum):
     APPLY = "application/apply-patch+yaml"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectList(Generic[T]):
+class ObjectList(Struct, Generic[T], frozen=True):
     """All objects of a list and the revision at which they were read."""
 
     items: list[T]
     resource_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEvent(Generic[T]):
+class WatchEvent(Struct, Generic[T], frozen=True):
     """One event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK (an object with nothing but its resourceVersion)."""
 
     type: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import yaml
 from cryptography import x509
+from msgspec import Struct
 
 from kube import kubeconfig, pki
 from kube.client import Client
@@ -51,8 +51,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
         return msgspec.json.encode(self).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterInfo:
+class ClusterInfo(Struct, frozen=True):
     """The cluster as it describes itself: the URL at which other machines reach it, its CA, its address ranges."""
 
     server: str

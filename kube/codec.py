@@ -11,12 +11,12 @@ import base64
 import binascii
 import difflib
 import re
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import orjson
 import yaml
+from msgspec import Struct, field
 
 from kube.errors import FieldError, KtoolError
 from kube.quantity import QuantityError, canonical
@@ -32,8 +32,7 @@ class DecodeError(KtoolError):
     """A body that is no JSON or YAML object; says where."""
 
 
-@dataclass(slots=True)
-class Checked:
+class Checked(Struct):
     """What a check found: `unknown` are paths of fields that the type does not have, `errors` are wrong values."""
 
     unknown: list[FieldError] = field(default_factory=list)

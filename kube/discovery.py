@@ -7,10 +7,10 @@ is, and which group wins when several have it, is the server's word, in its orde
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from kube.client import Client
 from kube.errors import KtoolError
@@ -19,8 +19,7 @@ from kube.kinds import Kind
 MEDIA_TYPE = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
-@dataclass(frozen=True, slots=True)
-class ServedResource:
+class ServedResource(Struct, frozen=True):
     """A resource of the server: its kind, what may be done with it, and the categories (`all`) that it is in."""
 
     kind: Kind

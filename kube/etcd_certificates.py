@@ -14,8 +14,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from kube import files, pki
 from kube.clock import Clock
@@ -26,8 +27,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EtcdCertificates:
+class EtcdCertificates(Struct, frozen=True):
     """The files below a master's folder `pki`; `ensure` makes what is missing and renews what is about to end."""
 
     pki_dir: Path

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from kube import kinds, objects, times
 from kube.client import Client
@@ -35,8 +36,7 @@ REFILL_SECONDS = 300.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(Struct, frozen=True):
     """What makes two events the same but for their time."""
 
     about: tuple[str, ...]
@@ -45,8 +45,7 @@ class _Key:
     message: str
 
 
-@dataclass(slots=True)
-class _Note:
+class _Note(Struct):
     """An event that waits to be written: how often it happened since the last write, and when."""
 
     about: core_v1.ObjectReference
@@ -55,8 +54,7 @@ class _Note:
     last: float
 
 
-@dataclass(slots=True)
-class _Written:
+class _Written(Struct):
     """An Event that exists in the API."""
 
     namespace: str

@@ -23,8 +23,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from kube import kinds, objects
 from kube.client import Client
@@ -45,8 +46,7 @@ SHORT_WATCH_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Delta(Generic[T]):
+class Delta(Struct, Generic[T], frozen=True):
     """One change of the cache. `object` is the new state (for DELETED the last known one), `old` the state before."""
 
     type: str

@@ -7,15 +7,14 @@ resources on it. Kinds that are only defined at run time (custom resources) neve
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """Identity of a kind (GroupVersionKind) and of its resource (GroupVersionResource).
 
     `group` is empty for the core group. `module` names the module of `kube.models` that holds its type.

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kube import objects, times
 from kube.client import Client
@@ -25,8 +26,7 @@ from kube.status import ApiError, is_already_exists, is_conflict, is_not_found
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(Struct, frozen=True, kw_only=True):
     """Durations in seconds.
 
     A Lease is free `lease` after its last renewal; a leader gives up `renew_deadline` after his (must be shorter);
@@ -42,8 +42,7 @@ class Timing:
 ALONE = Timing(lease=60.0, renew_deadline=45.0, retry=20.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """The Lease as it was last seen to change, and when (monotonic seconds, of our own clock)."""
 
     holder: str

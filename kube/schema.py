@@ -6,20 +6,19 @@ server's checks, strategic merge patch and OpenAPI; typed clients never need it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 SCALARS = frozenset(
     {"string", "bytes", "boolean", "number", "int32", "int64", "quantity", "intOrString", "time", "microTime", "any"}
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TypeNode:
+class TypeNode(Struct, frozen=True):
     """A type: a scalar (`scalar` set), a list (`items`), a map (`values`) or an object (`fields`).
 
     Scalars: string, bytes (base64), boolean, number, int32, int64, quantity, intOrString, time, microTime, any.
@@ -42,8 +41,7 @@ class TypeNode:
         return "map" if self.values is not None else "object"
 
 
-@dataclass(frozen=True, slots=True)
-class FieldNode:
+class FieldNode(Struct, frozen=True):
     """A field of an object: its type and how patches merge it (strategic merge patch, server-side apply)."""
 
     type: TypeNode

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from kube import names
 from kube.errors import KtoolError
@@ -38,8 +39,7 @@ _LABEL_OPERATORS = (Operator.IN, Operator.NOT_IN, Operator.EXISTS, Operator.DOES
 _INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(Struct, frozen=True):
     """One condition on one label."""
 
     key: str
@@ -79,8 +79,7 @@ class Requirement:
                 return f"{self.key}<{values[0]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(Struct, frozen=True):
     """A label selector: all requirements must hold. No requirements select everything, unless `nothing` is set."""
 
     requirements: tuple[Requirement, ...] = ()
@@ -269,8 +268,7 @@ def _get(obj: Any, name: str) -> Any:
 # --- field selectors -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FieldRequirement:
+class FieldRequirement(Struct, frozen=True):
     """One condition on one field: its value is (`equal`) or is not `value`."""
 
     field: str
@@ -282,8 +280,7 @@ class FieldRequirement:
         return f"{self.field}{'=' if self.equal else '!='}{escaped}"
 
 
-@dataclass(frozen=True, slots=True)
-class FieldSelector:
+class FieldSelector(Struct, frozen=True):
     """A field selector: all requirements must hold; without any it selects everything."""
 
     requirements: tuple[FieldRequirement, ...] = ()
@@ -335,8 +332,7 @@ _NODE_OPERATORS = tuple(Operator)
 _NODE_NAME_FIELD = "metadata.name"
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSelectorTerm:
+class NodeSelectorTerm(Struct, frozen=True):
     """One way in which a node is acceptable: all label and field requirements hold; none at all accept no node."""
 
     labels: tuple[Requirement, ...] = ()
@@ -350,8 +346,7 @@ class NodeSelectorTerm:
         return all(r.matches(labels) for r in self.labels) and all(r.matches(fields) for r in self.fields)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSelector:
+class NodeSelector(Struct, frozen=True):
     """Terms of which one must accept the node; without terms no node is acceptable."""
 
     terms: tuple[NodeSelectorTerm, ...] = ()

@@ -10,11 +10,11 @@ import io
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import orjson
+from msgspec import Struct, field
 from yarl import URL
 
 from kube.kubeconfig import Connection
@@ -27,8 +27,7 @@ CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One API request. `path` is decoded and without query; `headers` have lower-case names."""
 
     method: str
@@ -38,8 +37,7 @@ class Request:
     body: bytes = b""
 
 
-@dataclass(slots=True)
-class Response:
+class Response(Struct):
     """One API response: either `body`, or `stream` for a watch or a followed log (then `body` is empty).
 
     Whoever gets a response with a stream must exhaust it or `await close()`.

@@ -7,7 +7,8 @@ does not fit must fail at once and visibly; a node that takes everything kills i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.kubelet import resources
 from kube import selector
@@ -17,8 +18,7 @@ from kube.models import core_v1, meta_v1
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(Struct, frozen=True):
     """Why a pod may not run here: it becomes the status of a Failed pod."""
 
     reason: str

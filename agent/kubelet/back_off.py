@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.kubelet.observation import back_off_of
 from agent.runtime.runtime import ContainerStatus
@@ -48,8 +48,7 @@ def _was_stable(ended: ContainerStatus) -> bool:
     return (ended.finished_at - ended.started_at).total_seconds() >= RESET_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Something that did not work, and when to try again.
 
     `reason` and `message` are shown while it waits (a container's waiting state); after `SHOW_SECONDS`,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.kubelet import resources
 from agent.kubelet.expansion import expand
@@ -24,8 +25,7 @@ MAX_HOSTNAME = 63
 DEFAULT_TERMINATION_PATH = "/dev/termination-log"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """Which attempt of a container this is, and what its end will mean: see `observation` for the annotations."""
 
     number: int

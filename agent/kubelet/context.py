@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from agent.kubelet.handlers import Handlers
 from agent.kubelet.images import ImagePuller
@@ -63,8 +64,7 @@ class Volumes(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KubeletContext:
+class KubeletContext(Struct, frozen=True, kw_only=True):
     """The shared parts.
 
     `node` gives the Node as known now, `services` all Services (for environment variables). `pods_dir` holds pods'

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
+from msgspec import Struct
 
 from agent.runtime.runtime import ContainerRuntimeError, ExecTimeout, NotFound, Runtime, RuntimeUnavailable
 from kube.models import core_v1
@@ -19,8 +19,7 @@ MAX_MESSAGE = 512
 Handler = core_v1.Probe | core_v1.LifecycleHandler
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """The container that a handler is about. `address` is the pod's IP (the host's, in the host's network)."""
 
     container_id: str
@@ -28,8 +27,7 @@ class Target:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What came of it. `ok` None: it could not be found out, and says nothing about the container."""
 
     ok: bool | None

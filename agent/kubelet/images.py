@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent.kubelet import back_off
 from agent.kubelet.pull_secrets import credentials_for
@@ -28,8 +29,7 @@ class SecretSource(Protocol):
     async def secrets(self, namespace: str, names: list[str]) -> dict[str, core_v1.Secret]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _PutOff:
+class _PutOff(Struct, frozen=True):
     """A pull that failed: the message, and until when it is not tried again."""
 
     message: str

@@ -9,18 +9,17 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from msgspec import Struct
 
 _GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 # Interfaces that container engines and we ourselves make: their addresses are not the machine's.
 _OWN_INTERFACES = ("docker", "br-", "veth", "ktool", "cni", "virbr", "tun", "tap", "lo")
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
+class Hardware(Struct, frozen=True):
     """The machine's size and identity. Sizes are bytes; identifiers are empty where the machine has none."""
 
     cpus: int
@@ -36,8 +35,7 @@ class Hardware:
     max_pids: int
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What the machine is doing. Bytes; `cpu_percent` is 0 to 100 over all CPUs since the last reading."""
 
     cpu_percent: float

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from agent.kubelet import node_status
 from agent.kubelet.machine import Hardware, Meter, Usage
@@ -34,8 +35,7 @@ POD_CIDR_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSettings:
+class NodeSettings(Struct, frozen=True, kw_only=True):
     """What is decided about the node outside of it.
 
     `taints` are given to a new Node, `labels` to an adopted one as well (those of an earlier start that are no longer

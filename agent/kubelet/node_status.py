@@ -7,7 +7,8 @@ in it changed that matters, or every five minutes, because each write goes to ev
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.kubelet.machine import Hardware, Usage
 from agent.runtime.runtime import Image, RuntimeStatus, RuntimeVersion
@@ -48,8 +49,7 @@ _PRESSURES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class NodeFacts(Struct, frozen=True, kw_only=True):
     """All that a Node's status is made of.
 
     `addresses` are IP addresses, the one that others should use first; `pressures` is what `observe_pressures` keeps.

@@ -8,8 +8,10 @@ sees exactly what it saw before, and adopts the pod by looking at it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.runtime.runtime import (
     LABEL_POD_UID,
@@ -36,8 +38,7 @@ FALLBACK_LINES = 80
 FALLBACK_BYTES = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """Sandboxes and containers of one pod, the newest attempt first."""
 
     sandboxes: tuple[SandboxStatus, ...] = ()

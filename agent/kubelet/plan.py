@@ -15,7 +15,7 @@ line of it expects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.kubelet import back_off, phase
 from agent.kubelet.observation import IMAGE, is_alive
@@ -28,21 +28,18 @@ KEPT_ATTEMPTS = 2
 MIN_SIDECAR_GRACE = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class MountVolumes:
+class MountVolumes(Struct, frozen=True):
     """Make the pod's volumes ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreateSandbox:
+class CreateSandbox(Struct, frozen=True):
     """Make a sandbox; `changed` if there was one before, which died."""
 
     attempt: int
     changed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StartContainer:
+class StartContainer(Struct, frozen=True):
     """Pull, create and start a container.
 
     `back_off` is what must be waited after it ends (seconds); `replace` is a container that was created and never
@@ -55,8 +52,7 @@ class StartContainer:
     replace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KillContainer:
+class KillContainer(Struct, frozen=True):
     """Stop a container: preStop hook, stop signal, and SIGKILL after `grace` seconds in all."""
 
     id: str
@@ -65,29 +61,25 @@ class KillContainer:
     grace: float
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveContainer:
+class RemoveContainer(Struct, frozen=True):
     """Remove an old, ended attempt."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveSandbox:
+class RemoveSandbox(Struct, frozen=True):
     """Remove an old sandbox in which nothing is left."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(Struct, frozen=True):
     """The pod has ended and its object stays: give back its network and volumes, keep the containers for their logs."""
 
     sandboxes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Teardown:
+class Teardown(Struct, frozen=True):
     """Nothing runs and the pod is to disappear: remove all that is left of it, then its object."""
 
     sandboxes: tuple[str, ...]
@@ -98,8 +90,7 @@ Action = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What to do now, what to give up (keys of `Situation.busy`), and when to ask again at the latest."""
 
     actions: tuple[Action, ...] = ()

@@ -7,7 +7,9 @@ of conditions are carried over from the status before, times of containers come 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.kubelet import back_off, phase, resources
 from agent.kubelet.observation import back_off_of
@@ -26,8 +28,7 @@ OWN_CONDITIONS = (READY_TO_START, INITIALIZED, READY, CONTAINERS_READY, POD_SCHE
 _TERMINATED_REASONS = {"": "Error", "ContainerCannotRun": "StartError"}
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """What a pod's status says of its node: the addresses, and the runtime's name in container IDs."""
 
     addresses: tuple[str, ...]
@@ -235,8 +236,7 @@ def _conditions(
     return [*(w.condition(before.conditions, s.now) for w in wanted), *foreign]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """A condition; reason and message explain False only (Initialized's PodCompleted excepted)."""
 
     type: str

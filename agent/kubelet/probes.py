@@ -11,7 +11,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.kubelet.handlers import Handlers, Target
 from agent.kubelet.observation import Observation
@@ -34,8 +36,7 @@ WARM_UP_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Struct, frozen=True):
     """What a probe's answers amount to so far. `result` None: the thresholds have not been reached yet."""
 
     result: bool | None = None

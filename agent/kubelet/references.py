@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
 
 from kube.client import Client
 from kube.clock import Clock, SystemClock
@@ -27,8 +28,7 @@ TTL_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     object: Any = None
     fetched: float = float("-inf")

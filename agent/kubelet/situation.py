@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.kubelet.back_off import Failure
 from agent.kubelet.observation import Observation
@@ -19,8 +20,7 @@ DEFAULT_GRACE_SECONDS = 30
 TERMINAL = ("Succeeded", "Failed")
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """What the probes say of one running container.
 
     `started`: the startup probe succeeded, or there is none; `ready` likewise for readiness. `unhealthy` is why the
@@ -33,16 +33,14 @@ class Health:
     grace: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """Why the kubelet itself ended a pod: its status becomes Failed with this reason."""
 
     reason: str
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """One pod at one moment.
 
     `pod` is the API's object. `health` is by container ID, `failures` and `busy` by container name or one of the

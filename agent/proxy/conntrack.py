@@ -12,8 +12,9 @@ import errno
 import logging
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agent.proxy.service_port import NodeNetwork, Protocol, ServicePort
 from agent.proxy.traffic_policy import choose
@@ -22,8 +23,7 @@ from kube.errors import KtoolError
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """A connection that conntrack knows: whereto the client sent, and who answers in truth. `entry` is conntrack's."""
 
     destination: str
@@ -33,8 +33,7 @@ class Flow:
     entry: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class UdpChange:
+class UdpChange(Struct, frozen=True):
     """A UDP port whose endpoints changed: its ways in, and the `ip, port` of those that may answer now."""
 
     addresses: frozenset[str]

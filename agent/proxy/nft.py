@@ -16,10 +16,10 @@ import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from agent.proxy.ruleset import FAMILY, TABLE, Ruleset, compatible, difference, removal, replacement
 from kube.errors import KtoolError
@@ -38,8 +38,7 @@ class NftError(KtoolError):
     """nftables did not do what it was told; nothing has changed (a transaction is all or nothing)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """What one `sync` did: how many commands, whether the whole table was replaced, how long it took (seconds)."""
 
     commands: int
@@ -47,8 +46,7 @@ class Applied:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """A table as the kernel has it.
 
     `rules`: chain → number of its rules; `elements`: set or map → key → value, in the words of `Ruleset`; `clients`:

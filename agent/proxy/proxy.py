@@ -15,10 +15,12 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol as Interface
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent import netlink_changes
 from agent.proxy import conntrack, services
@@ -73,8 +75,7 @@ class Host(Interface):
     def allow_localhost(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyStatus:
+class ProxyStatus(Struct, frozen=True):
     """How the proxy is doing. Times are seconds since 1970, durations seconds; `error` and `host_error` are empty
     while all is well."""
 

@@ -35,7 +35,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.proxy.ruleset import EMPTY, Chain, Ruleset, merge
 from agent.proxy.service_port import Endpoint, NodeNetwork, Protocol, ServicePort, TrafficPolicy
@@ -62,8 +63,7 @@ _STICKY_CLIENTS = 65_535
 _PLAIN_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-zA-Z0-9][a-zA-Z0-9-]*){2}")
 
 
-@dataclass(frozen=True, slots=True)
-class Frontend:
+class Frontend(Struct, frozen=True):
     """A way in: the map that catches it, the maps with its endpoints (by protocol), and whether strangers are
     masqueraded. Chains that pick an endpoint are named after it: `service-tcp-3`."""
 

@@ -10,22 +10,21 @@ stay.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 TABLE = "ktool-proxy"
 FAMILY = "ip"
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """A chain: `hook` is the text between the braces of a base chain (empty for a regular one)."""
 
     rules: tuple[str, ...]
     hook: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ruleset:
+class Ruleset(Struct, frozen=True):
     """The content of a table.
 
     `sets`: name → declaration as nft writes it, with its keyword: `map { type ... : verdict; }`;

@@ -7,8 +7,9 @@ here depends on the family but the text of the addresses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Protocol(StrEnum):
@@ -25,8 +26,7 @@ class TrafficPolicy(StrEnum):
     LOCAL = "Local"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, order=True):
     """One address that can answer for a Service port (Kubernetes: an EndpointSlice's endpoint and port)."""
 
     ip: str
@@ -37,8 +37,7 @@ class Endpoint:
     terminating: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(Struct, frozen=True):
     """One port of a Service with its endpoints.
 
     `affinity_seconds` is 0 without session affinity, otherwise how long a client (an IP) sticks to an endpoint.
@@ -67,8 +66,7 @@ class ServicePort:
         return f"{self.namespace}/{self.name}/{self.port_name or f'{self.protocol}-{self.port}'}"
 
 
-@dataclass(frozen=True, slots=True)
-class NodeNetwork:
+class NodeNetwork(Struct, frozen=True):
     """The node as the proxy sees it.
 
     `name` is the Node's name, `ips` its own addresses; `cluster_cidr` holds all pods of the cluster, `service_cidr` all

@@ -9,13 +9,13 @@ this node has a ready one the others rest (upstream: KEP-3015, `trafficDistribut
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.proxy.service_port import Endpoint, NodeNetwork, ServicePort, TrafficPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """Endpoints by audience, each sorted by address.
 
     `cluster` serves under the Cluster policy, `local` under the Local policy; `anywhere` says whether any node has an

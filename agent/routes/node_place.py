@@ -7,9 +7,8 @@ compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
+from msgspec import Struct
 
 from kube import kinds
 
@@ -56,8 +55,7 @@ class PlacedNode(msgspec.Struct, frozen=True):
 kinds.register(PlacedNode, kinds.known("", "v1", "nodes"))
 
 
-@dataclass(frozen=True, slots=True)
-class NodePlace:
+class NodePlace(Struct, frozen=True):
     """A node's pods (`pod_cidrs`, networks as text) and where they are reached (`addresses`, its internal ones)."""
 
     name: str

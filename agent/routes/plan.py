@@ -16,7 +16,8 @@ import bisect
 import ipaddress
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.routes.node_place import NodePlace
 
@@ -28,8 +29,7 @@ SEVERAL = "several"
 Network = ipaddress.IPv4Network
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Route:
+class Route(Struct, frozen=True, order=True):
     """A unicast IPv4 route of the main table. `gateway` is empty where the destination is on a connected network."""
 
     destination: str
@@ -38,8 +38,7 @@ class Route:
     metric: int = 0
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(Struct, frozen=True, order=True):
     """Why there is no route to a node's pods."""
 
     node: str
@@ -49,8 +48,7 @@ class Problem:
         return f"no route to the pods of node {self.node}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What to do. `replace` are routes of ours that lead elsewhere by now; `kept` are right as they are."""
 
     add: tuple[Route, ...] = ()

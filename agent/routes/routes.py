@@ -15,9 +15,10 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import TypeVar
+
+from msgspec import Struct
 
 from agent import netlink_changes
 from agent.routes.kernel import KernelRoutes
@@ -46,8 +47,7 @@ class Table(Interface):
     def apply(self, plan: Plan) -> list[Problem]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RoutesStatus:
+class RoutesStatus(Struct, frozen=True):
     """How the role is doing: number of `routes` that lead to other nodes' pods, and why some are missing."""
 
     synced: bool = False

@@ -6,8 +6,9 @@ and costs the engine more than reading four small files costs us.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -15,8 +16,7 @@ PROC = Path("/proc")
 _NO_LIMIT = 1 << 60
 
 
-@dataclass(frozen=True, slots=True)
-class Cgroup:
+class Cgroup(Struct, frozen=True):
     """Where the accounts of one cgroup are: one directory in version 2, one per controller in version 1."""
 
     version: int
@@ -24,8 +24,7 @@ class Cgroup:
     memory: Path
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupUsage:
+class CgroupUsage(Struct, frozen=True):
     """CPU time in nanoseconds since the cgroup's beginning, memory in bytes; a limit of 0 is none."""
 
     cpu_usage_ns: int

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 
 class ContainerState(StrEnum):
@@ -25,8 +26,7 @@ class MountPropagation(StrEnum):
     BIDIRECTIONAL = "rshared"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A file or directory of the host inside the container (CRI: Mount). `host_path` must exist."""
 
     host_path: str
@@ -35,8 +35,7 @@ class Mount:
     propagation: MountPropagation = MountPropagation.PRIVATE
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """Limits in the kernel's units (CRI: LinuxContainerResources); 0 leaves the runtime's default.
 
     `cpu_quota` and `cpu_period` are microseconds. `oom_score_adj` is raised where the node may not go that low.
@@ -49,8 +48,7 @@ class Resources:
     oom_score_adj: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Security:
+class Security(Struct, frozen=True):
     """Who the process is and what it may (CRI: LinuxContainerSecurityContext). None leaves what the image says.
 
     Capabilities are named without `CAP_`; `ALL` stands for all of them.
@@ -66,8 +64,7 @@ class Security:
     no_new_privileges: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerConfig:
+class ContainerConfig(Struct, frozen=True):
     """What a container is to be (CRI: ContainerConfig).
 
     `attempt` counts the containers of this name in the pod. `image` is a reference or an ID of an image that is on
@@ -95,8 +92,7 @@ class ContainerConfig:
     stop_signal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Struct, frozen=True):
     """A container as listed (CRI: Container). `image` is what its configuration named, `image_id` what that was."""
 
     id: str
@@ -111,8 +107,7 @@ class Container:
     annotations: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatus(Container):
+class ContainerStatus(Container, frozen=True):
     """A container in detail (CRI: ContainerStatus).
 
     `exit_code` is None until it has ended. `reason` is one word for an ended container: Completed, Error, OOMKilled
@@ -127,8 +122,7 @@ class ContainerStatus(Container):
     log_path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStats:
+class ContainerStats(Struct, frozen=True):
     """What a running container uses (CRI: ContainerStats).
 
     `cpu_usage_ns` is CPU time since its start, in nanoseconds; the working set is memory that cannot be reclaimed

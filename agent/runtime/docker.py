@@ -16,12 +16,13 @@ import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import docker
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.runtime import (
     docker_container,
@@ -83,8 +84,7 @@ _SANDBOX_STARTS = HEAVY_WORKERS - 1
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """How much `remove_everything` removed."""
 
     sandboxes: int

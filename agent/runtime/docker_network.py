@@ -13,10 +13,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.runtime import docker_labels
 from agent.runtime.docker_engine import DockerEngine
@@ -31,8 +32,7 @@ _GATEWAY_MODE_SINCE = 28
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeNetwork:
+class BridgeNetwork(Struct, frozen=True):
     """The wanted network. `subnet` is the node's pod CIDR; its first address is the bridge's own. `unprotected` says
     that other machines may reach pods, to an engine that must be told."""
 

@@ -8,9 +8,10 @@ engine whose cgroup driver is systemd wants a slice's name instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from agent.runtime import docker_labels, docker_times, oom_score
 from agent.runtime.pause_image import PAUSE_REFERENCE
@@ -22,8 +23,7 @@ _OOM_SCORE = -998
 _CPU_SHARES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
+class NodeLimits(Struct, frozen=True):
     """What the node allows and how its engine is set up; read once per connection."""
 
     cgroup_driver: str = "cgroupfs"

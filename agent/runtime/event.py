@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 
 class EventType(StrEnum):
@@ -23,8 +24,7 @@ class EventType(StrEnum):
     RELIST = "RELIST"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvent:
+class ContainerEvent(Struct, frozen=True):
     """One change of one container, or of a sandbox: then `container_id` and `sandbox_id` are the same.
 
     `exit_code` is known for STOPPED. RELIST has no ids.

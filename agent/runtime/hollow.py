@@ -12,11 +12,12 @@ import ipaddress
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from msgspec.structs import replace
 
 from agent.runtime.runtime import (
     LABEL_CONTAINER_NAME,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image on the node (CRI: Image). `references` are `name:tag`, `digests` are `name@sha256:...`."""
 
     id: str
@@ -23,14 +25,13 @@ class RegistryAuth:
     """Credentials for one registry (CRI: AuthConfig); none of the secrets is shown by repr."""
 
     username: str = ""
-    password: str = field(default="", repr=False)
+    password: str = dataclasses.field(default="", repr=False)
     server_address: str = ""
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
+    identity_token: str = dataclasses.field(default="", repr=False)
+    registry_token: str = dataclasses.field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class FilesystemUsage:
+class FilesystemUsage(Struct, frozen=True):
     """The file system that holds images and containers' layers (CRI: FilesystemUsage); inodes 0: it has no limit."""
 
     mountpoint: str

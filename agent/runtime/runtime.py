@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 from agent.runtime.container import (
     Container,
@@ -99,8 +100,7 @@ LABEL_POD_UID = "io.kubernetes.pod.uid"
 LABEL_CONTAINER_NAME = "io.kubernetes.container.name"
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeVersion:
+class RuntimeVersion(Struct, frozen=True):
     """CRI: VersionResponse. `name` and `version` go to the node's `containerRuntimeVersion` (`docker://20.10.24`)."""
 
     name: str
@@ -108,8 +108,7 @@ class RuntimeVersion:
     api_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeCondition:
+class RuntimeCondition(Struct, frozen=True):
     """CRI: RuntimeCondition; `type` is RuntimeReady or NetworkReady."""
 
     type: str
@@ -118,8 +117,7 @@ class RuntimeCondition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeStatus:
+class RuntimeStatus(Struct, frozen=True):
     """CRI: RuntimeStatus. `cgroup_driver` is cgroupfs or systemd, `cgroup_version` 1 or 2 (0: not known now)."""
 
     conditions: tuple[RuntimeCondition, ...]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 
 class SandboxState(StrEnum):
@@ -15,8 +16,7 @@ class SandboxState(StrEnum):
     NOT_READY = "NOT_READY"
 
 
-@dataclass(frozen=True, slots=True)
-class DNSConfig:
+class DNSConfig(Struct, frozen=True):
     """The resolver's settings (CRI: DNSConfig): addresses, search domains, options such as `ndots:5`."""
 
     servers: tuple[str, ...] = ()
@@ -33,8 +33,7 @@ class DNSConfig:
         return "".join(f"{line}\n" for line in lines)
 
 
-@dataclass(frozen=True, slots=True)
-class PortMapping:
+class PortMapping(Struct, frozen=True):
     """A port of the host that leads to a port of the pod (CRI: PortMapping). `protocol` is TCP, UDP or SCTP."""
 
     container_port: int
@@ -43,8 +42,7 @@ class PortMapping:
     host_ip: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxConfig:
+class SandboxConfig(Struct, frozen=True):
     """What a sandbox is to be (CRI: PodSandboxConfig).
 
     `name`, `namespace`, `uid` are the pod's; `attempt` counts the sandboxes made for it. `labels` can be filtered by,
@@ -70,8 +68,7 @@ class SandboxConfig:
     share_process_namespace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(Struct, frozen=True):
     """A sandbox as listed (CRI: PodSandbox)."""
 
     id: str
@@ -85,8 +82,7 @@ class Sandbox:
     annotations: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxStatus(Sandbox):
+class SandboxStatus(Sandbox, frozen=True):
     """A sandbox in detail (CRI: PodSandboxStatus). `ip` is empty for a sandbox in the host's network."""
 
     ip: str = ""

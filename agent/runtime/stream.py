@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 
 class StreamName(StrEnum):
@@ -16,8 +17,7 @@ class StreamName(StrEnum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecResult:
+class ExecResult(Struct, frozen=True):
     """What a command said and how it ended (CRI: ExecSyncResponse). Each output is cut at `MAX_OUTPUT_BYTES`."""
 
     stdout: bytes
@@ -29,8 +29,7 @@ class ExecResult:
 MAX_OUTPUT_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """A piece of a container's log.
 
     `data` ends with a newline, except where the runtime split a long line (the next piece goes on with it) or the

@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.store.errors import ConflictError, KeyNotFoundError, LeaseNotFoundError, StoreError
 from control.store.store import Store
@@ -36,8 +37,7 @@ RELEASE_PAUSES = (0.02, 0.05, 0.2)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A claim of ours: of what, its key's revision, since when, and whether it was somebody else's try before."""
 
     what: str

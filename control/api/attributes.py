@@ -8,9 +8,10 @@ watch cache (`ObjectReader`), so a decision costs no I/O.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from kube.kinds import Kind
 
@@ -21,8 +22,7 @@ AUTHENTICATED_GROUP = "system:authenticated"
 UNAUTHENTICATED_GROUP = "system:unauthenticated"
 
 
-@dataclass(frozen=True, slots=True)
-class UserInfo:
+class UserInfo(Struct, frozen=True):
     """Who is asking (Kubernetes: `user.Info`). Authenticators give the groups without `system:authenticated`."""
 
     name: str
@@ -34,8 +34,7 @@ class UserInfo:
 ANONYMOUS_USER = UserInfo(ANONYMOUS, groups=(UNAUTHENTICATED_GROUP,))
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
+class ClientCertificate(Struct, frozen=True):
     """The certificate that a client showed in the TLS handshake, which checked it against the cluster's CA.
 
     `common_name` and `organizations` are the subject's CN and O entries; `der` is the whole certificate.
@@ -46,8 +45,7 @@ class ClientCertificate:
     der: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """What is asked, as authorizers and admission see it (Kubernetes: `authorizer.Attributes`).
 
     For a resource request `verb` is get, list, watch, create, update, patch, delete or deletecollection; else it is
@@ -69,8 +67,7 @@ class Attributes:
     field_selector: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """An authorizer's answer; `reason` is shown to the caller who was refused, and kept out of a grant's answer."""
 
     allowed: bool

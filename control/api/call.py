@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from control.api.attributes import ANONYMOUS_USER, Attributes, ClientCertificate, UserInfo
 from control.api.output import Output
@@ -72,8 +73,7 @@ class Options:
         return text
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """A request and what is known about it so far. `warnings` are sent to the client as Warning headers."""
 
     request: Request

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from kube import status
 from kube.status import ApiError, Reason
@@ -20,8 +20,7 @@ from kube.status import ApiError, Reason
 CURRENT = -1
 
 
-@dataclass(frozen=True, slots=True)
-class ContinueToken:
+class ContinueToken(Struct, frozen=True):
     """The revision of the list and the key after which the next page starts."""
 
     revision: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from control.api.attributes import (
     Admission,
@@ -25,8 +26,7 @@ from kube.clock import Clock, SystemClock
 from kube.status import ApiError
 
 
-@dataclass(slots=True, kw_only=True)
-class Environment:
+class Environment(Struct, kw_only=True):
     """The parts of one API server. `admission` plugins run in the order given."""
 
     registry: ResourceRegistry

@@ -13,11 +13,11 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
 import orjson
+from msgspec import Struct
 from yarl import URL
 
 from control.api.attributes import Object
@@ -43,8 +43,7 @@ KEEPALIVE_PROBES = 3
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class KubeletConnection:
+class KubeletConnection(Struct, frozen=True):
     """Where a node's kubelet is and how to reach it."""
 
     node: str

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
 import yaml
+from msgspec import Struct
 
 from control.api import table
 from control.api.entry import Entry
@@ -28,8 +28,7 @@ YAML = "application/yaml"
 JSON_HEADERS: Mapping[str, str] = {"content-type": JSON}
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """A negotiated form: media type (JSON or YAML) and transformation ("", "Table", "PartialObjectMetadata")."""
 
     media_type: str = JSON

@@ -13,7 +13,8 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from control.api import body, impersonation, nonresource, openapi_v2, output, request_info
 from control.api.attributes import (

@@ -10,7 +10,8 @@ Resource requests look like one of these; everything else is a non-resource path
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kube.selector import SelectorError, parse_fields
 
@@ -19,8 +20,7 @@ _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 _TRUE = frozenset({"1", "t", "true"})
 
 
-@dataclass(frozen=True, slots=True)
-class RequestInfo:
+class RequestInfo(Struct, frozen=True):
     """Verb and place of a request. `rest` is what follows a subresource (the path of a proxy)."""
 
     verb: str

@@ -7,8 +7,9 @@ registry at run time. All functions here work on plain JSON data, never do I/O a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from kube.errors import FieldError
 from kube.kinds import Kind
@@ -19,8 +20,7 @@ Object = dict[str, Any]
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column of the server-side table (Kubernetes API concepts, "Receiving resources as Tables").
 
     `cell(obj, now)` gives the cell's value; `now` is in epoch seconds. Columns of priority above 0 are shown by
@@ -35,8 +35,7 @@ class Column:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Subresource:
+class Subresource(Struct, frozen=True):
     """A subresource that is served from the object itself or by an action.
 
     `kind`: what its body is (GVK), e.g. Scale or Binding. `handler` names the handler (`status`, `scale`, `binding`,
@@ -68,8 +67,7 @@ def _name_and_namespace(obj: Object) -> dict[str, str]:
     return {"metadata.name": metadata.get("name", ""), "metadata.namespace": metadata.get("namespace", "")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class Resource(Struct, frozen=True, kw_only=True):
     """A kind as the API server serves it.
 
     default(obj)             fills in what the user left out (in place); idempotent

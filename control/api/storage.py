@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.api.entry import Entry, encode_for_storage
 from control.api.resource import Object, Resource
@@ -27,15 +28,13 @@ LEASE_SHARED_KEYS = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _SharedLease:
+class _SharedLease(Struct):
     lease: int
     until: float
     keys: int
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """Objects in key order as of `revision`; `remaining` more follow the last one."""
 
     entries: Sequence[Entry]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from control.api.attributes import Attributes, Authenticator, Authorizer, Object, ObjectReader, UserInfo
 from control.api.resource import Resource, Subresource
@@ -99,8 +100,7 @@ class Operations(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAssets:
+class ServerAssets(Struct, frozen=True):
     """What handlers need of the server they run in.
 
     kubelet_ssl()         TLS with the apiserver-kubelet client certificate, trusting the cluster's CA
@@ -114,8 +114,7 @@ class ServerAssets:
     ca_certificate: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubresourceContext:
+class SubresourceContext(Struct, frozen=True, kw_only=True):
     """One call of a subresource, or of a resource that is served by a handler alone (reviews; `Resource.handler`).
 
     attributes       user, verb, namespace and name

@@ -16,8 +16,9 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from kube import objects, times
 from kube.models import certificates_v1, core_v1
@@ -62,8 +63,7 @@ class Verdict(Enum):
     WAIT = "wait"  # for the node's status, which must tell the addresses first
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """A verdict and its reason in words."""
 
     verdict: Verdict

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from control.controllers import node_health, pod_gc
 from kube import pki
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllersConfig:
+class ControllersConfig(Struct, frozen=True, kw_only=True):
     """Settings of the controllers (kube-controller-manager's flags). Durations in seconds.
 
     `identity` is this master's unique name, which holds the Lease. `server_url` is where machines that join reach the

@@ -15,8 +15,9 @@ import abc
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from kube.client import Client
 from kube.clock import Clock, SystemClock
@@ -49,8 +50,7 @@ class SilentRecorder:
         del obj, type_, reason, message
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What every controller works with.
 
     `recorder` gives the recorder that speaks in a component's name (`replicaset-controller`).
@@ -62,8 +62,7 @@ class Context:
     recorder: Callable[[str], Recorder] = lambda _: SilentRecorder()
 
 
-@dataclass(slots=True)
-class Metrics:
+class Metrics(Struct):
     """Counters of one controller since its process started; seconds are of the clock, waiting for the API included."""
 
     reconciles: int = 0

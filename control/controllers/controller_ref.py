@@ -8,8 +8,9 @@ another. Before the first adoption it must look at itself live: a cached copy ma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from kube import objects
 from kube.client import Client
@@ -42,8 +43,7 @@ def by_namespace(obj: Any) -> list[str]:
 INDEXERS = {CONTROLLER_INDEX: by_controller, ORPHAN_INDEX: by_orphan_namespace}
 
 
-@dataclass(frozen=True, slots=True)
-class Claim(Generic[T]):
+class Claim(Struct, Generic[T], frozen=True):
     """What a controller finds among the objects it may own: its own, those to adopt, those to let go."""
 
     owned: tuple[T, ...]

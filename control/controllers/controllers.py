@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from control.controllers.certificate_request import control_plane_names
 from control.controllers.certificates import CertificatesController

@@ -8,9 +8,9 @@ are taken away only as far as replicas - maxUnavailable stay available.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from control.controllers import deployment_revision as revisions
 from control.controllers import deployment_size as size
@@ -20,8 +20,7 @@ from kube import objects
 from kube.models import apps_v1, core_v1
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """A Deployment, the ReplicaSets that it controls, their pods by ReplicaSet's uid (for Recreate), the time."""
 
     deployment: apps_v1.Deployment
@@ -30,30 +29,26 @@ class Observed:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class CreateReplicaSet:
+class CreateReplicaSet(Struct, frozen=True):
     """Create the ReplicaSet of the present template."""
 
     replica_set: apps_v1.ReplicaSet
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateReplicaSet:
+class UpdateReplicaSet(Struct, frozen=True):
     """Write a ReplicaSet (size, annotations, minReadySeconds) over the state that `before` shows."""
 
     before: apps_v1.ReplicaSet
     after: apps_v1.ReplicaSet
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteReplicaSet:
+class DeleteReplicaSet(Struct, frozen=True):
     """Delete an old ReplicaSet beyond the revision history limit."""
 
     replica_set: apps_v1.ReplicaSet
 
 
-@dataclass(frozen=True, slots=True)
-class SetRevision:
+class SetRevision(Struct, frozen=True):
     """Write the revision annotation of the Deployment."""
 
     revision: str
@@ -62,8 +57,7 @@ class SetRevision:
 Action = CreateReplicaSet | UpdateReplicaSet | DeleteReplicaSet | SetRevision
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Actions in order, the status to write after them, seconds until the progress deadline must be looked at."""
 
     actions: tuple[Action, ...]

@@ -6,12 +6,12 @@ The garbage and namespace collectors work on every kind, also on those that nobo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 from kube import kinds
 from kube.client import Client
@@ -48,8 +48,7 @@ def metadata_type(kind: Kind) -> type[PartialObject]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Discovered:
+class Discovered(Struct, frozen=True):
     """What discovery found.
 
     `resources` holds one version of each (the preferred one) with its verbs; `kinds` all versions by apiVersion and

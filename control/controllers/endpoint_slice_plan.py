@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct, field
 
 from control.controllers import service_endpoints
 from kube import objects
@@ -30,16 +30,14 @@ Group = tuple[str, bytes]
 """Address family and canonical ports: what the endpoints of one slice have in common."""
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Struct):
     """Endpoints that share a group, and the ports they share."""
 
     ports: list[discovery_v1.EndpointPort]
     endpoints: list[discovery_v1.Endpoint] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """What all slices of a Service have in common."""
 
     name: str
@@ -49,8 +47,7 @@ class Frame:
     families: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """Slices to create, to update (whole objects, over the version they were read at) and to delete."""
 
     create: list[discovery_v1.EndpointSlice] = field(default_factory=list)

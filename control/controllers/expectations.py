@@ -12,22 +12,21 @@ for ever: after that time the cache is surely fresh.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from kube.clock import Clock
 
 TIMEOUT_SECONDS = 300.0
 
 
-@dataclass(slots=True)
-class _Expected:
+class _Expected(Struct):
     creations: int
     deletions: set[str]
     since: float
 
 
-@dataclass(slots=True)
-class Expectations:
+class Expectations(Struct):
     """Outstanding creations (a count) and deletions (uids) for each controller key."""
 
     clock: Clock

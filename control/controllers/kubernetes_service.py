@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import yaml
+from msgspec import Struct
 
 from control.controllers import service_endpoints
 from control.controllers.controller import Context, Controller
@@ -35,8 +35,7 @@ CLUSTER_INFO = cluster_info_map.NAME
 CLUSTER_INFO_NAMESPACE = cluster_info_map.NAMESPACE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """Where the API server is: inside (`addresses`, `port`, the Service's range) and for new machines (`url`, `ca`).
 
     `ca` is PEM text; `pod_cidr` is what new machines are told of the pods' range. With `several` masters a server that

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 from control.controllers.controller import Context, Controller
 from control.controllers.discovery import PartialObject, discover, metadata_type
@@ -27,8 +28,7 @@ AGAIN_SECONDS = 2.0
 DELETION_DELAY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What is left in a namespace after its deletion was asked for.
 
     `remaining` counts objects by resource (`pods`, `deployments.apps`), `finalizers` objects by finalizer;

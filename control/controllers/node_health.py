@@ -9,8 +9,9 @@ taint-eviction remove those that don't tolerate it for longer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from kube import objects, times
 from kube.models import core_v1
@@ -40,8 +41,7 @@ REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
-@dataclass(frozen=True, slots=True)
-class SignOfLife:
+class SignOfLife(Struct, frozen=True):
     """The last thing heard of a node: what it said (to tell a new word from an old one) and when we saw it.
 
     `seen` is monotonic seconds.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 from control.controllers.controller import Context, Controller
 from kube import objects
@@ -25,8 +26,7 @@ IPV6_MASK = 64
 RETRY_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """A cluster-wide pod range and the prefix length of each node's part of it."""
 
     network: Network

@@ -6,11 +6,11 @@ looks at it when its grace period would end. Decisions are in `node_health`; rem
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from control.controllers import node_health, pod_state
 from control.controllers.controller import Context, Controller, raise_first, run_all
@@ -148,7 +148,7 @@ class NodeLifecycleController(Controller):
         if not lost:
             # The master was cut off, not the nodes: nobody's silence so far counts.
             now = self.clock.monotonic()
-            self._signs = {name: dataclasses.replace(sign, seen=now) for name, sign in self._signs.items()}
+            self._signs = {name: replace(sign, seen=now) for name, sign in self._signs.items()}
         for name in nodes:
             self.queue.add(name)
 

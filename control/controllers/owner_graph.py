@@ -10,8 +10,10 @@ the collector looks at the live objects before it does anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from control.controllers.discovery import Metadata
 from kube.kinds import Kind
@@ -21,8 +23,7 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Where an object is (kind None: the server has no such kind) and which one it is."""
 
     kind: Kind | None
@@ -31,8 +32,7 @@ class Identity:
     uid: str
 
 
-@dataclass(slots=True)
-class Node:
+class Node(Struct):
     """One object. `waits_for_dependents`: it is being deleted in the foreground; `orphans`: orphaning them."""
 
     identity: Identity
@@ -57,16 +57,14 @@ class Verb(Enum):
     VERIFY = "verify"  # that an owner exists which no watch has shown
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """Something to try for an object."""
 
     verb: Verb
     uid: str
 
 
-@dataclass(slots=True)
-class OwnerGraph:
+class OwnerGraph(Struct):
     """The graph. `kinds` resolves apiVersion and kind of owner references."""
 
     kinds: Mapping[tuple[str, str], Kind] = field(default_factory=dict)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.controllers import pod_state
 from kube import objects, times
@@ -24,8 +25,7 @@ REPLICA_FAILURE = "ReplicaFailure"
 _PHASE_RANK = {"Pending": 0, "Unknown": 1, "Running": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """What a ReplicaSet's plan looks at: its active pods, the active pods of its siblings (same owner), the time."""
 
     replica_set: apps_v1.ReplicaSet
@@ -34,8 +34,7 @@ class Observed:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Create `create` pods from the template, or delete `delete` in that order; never both."""
 
     create: int = 0

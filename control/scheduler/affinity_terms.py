@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kube import objects, selector
 from kube.models import core_v1, meta_v1
@@ -20,8 +21,7 @@ REQUIRED_AFFINITY_WEIGHT = 1
 NamespaceLabels = Mapping[str, Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class PodSelector:
+class PodSelector(Struct, frozen=True):
     """Pods with certain labels in certain namespaces.
 
     namespaces         named ones
@@ -46,8 +46,7 @@ class PodSelector:
         return self.labels.matches(labels)
 
 
-@dataclass(frozen=True, slots=True)
-class AffinityTerm:
+class AffinityTerm(Struct, frozen=True):
     """Pods, and within which domain they are near: nodes with the same value of the label `topology_key`."""
 
     topology_key: str
@@ -58,8 +57,7 @@ class AffinityTerm:
         return self.pods.scope
 
 
-@dataclass(frozen=True, slots=True)
-class WeightedTerm:
+class WeightedTerm(Struct, frozen=True):
     """A preference; negative weights keep away."""
 
     term: AffinityTerm
@@ -70,8 +68,7 @@ class WeightedTerm:
         return self.term.scope
 
 
-@dataclass(frozen=True, slots=True)
-class PodTerms:
+class PodTerms(Struct, frozen=True):
     """All of a pod's terms. `preferred` has those of affinity and, with negative weights, of anti-affinity."""
 
     affinity: tuple[AffinityTerm, ...] = ()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from control.scheduler.plugin import Filter, PluginError, Reasons, Score, Verdict
 from control.scheduler.pod_info import PodInfo
@@ -21,8 +21,7 @@ from control.scheduler.snapshot import Snapshot
 EXAMPLES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A filter refused some nodes that the filters before it had let pass; `examples` names a few."""
 
     filter: str
@@ -30,8 +29,7 @@ class Refusal:
     examples: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """Where a pod goes, and why.
 
     node      the chosen node, or empty
@@ -86,8 +84,7 @@ def decide(
     return Decision(snapshot.rows[row].name, "", size, left, refused, won)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeExplanation:
+class NodeExplanation(Struct, frozen=True):
     """What becomes of a pod on one node: refused by a filter, or scored (score → weighted) to a total."""
 
     node: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from control.scheduler.decision import Decision
 from kube import times
@@ -12,8 +13,7 @@ from kube import times
 KEPT = 500
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(Struct, frozen=True):
     """A decision and when it was made: `at` in seconds since 1970, `seconds` how long it took."""
 
     at: float

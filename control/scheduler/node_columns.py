@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import DTypeLike, NDArray
 
 KEPT = 256
@@ -22,8 +22,7 @@ KEPT = 256
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
-class _Column:
+class _Column(Struct):
     values: NDArray[Any]
     stamp: int
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from control.scheduler.pod_info import PodInfo
@@ -29,8 +29,7 @@ class PluginError(KtoolError):
         self.plugin = plugin
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """A filter's answer: `mask[i]` is true where node i is possible.
 
     `reason` tells why the others are not: one phrase for all of them, or a function that counts the phrases for the

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.scheduler.affinity_terms import NamespaceLabels, PodSelector
 from control.scheduler.pod_info import PodInfo
@@ -21,8 +22,7 @@ from control.scheduler.row_vectors import RowVectors, Vector
 KEPT = 256
 
 
-@dataclass(frozen=True, slots=True)
-class PodQuery:
+class PodQuery(Struct, frozen=True):
     """Pods that all selectors match; `living` leaves out those that are being deleted."""
 
     selectors: tuple[PodSelector, ...]

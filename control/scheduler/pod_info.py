@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from control.scheduler.affinity_terms import PodTerms, pod_terms
 from kube import objects, quantity
@@ -18,8 +20,7 @@ DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
 HostPort = tuple[str, str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class PodInfo:
+class PodInfo(Struct, frozen=True):
     """A pod as filters and scores see it.
 
     pod        the object; None for placed pods, of which the rest is enough

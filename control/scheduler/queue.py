@@ -12,6 +12,8 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from control.scheduler.pod_info import PodInfo
 from kube.clock import Clock
 
@@ -20,8 +22,7 @@ MAX_BACKOFF_SECONDS = 10.0
 UNSCHEDULABLE_SECONDS = 300.0
 
 
-@dataclass(slots=True)
-class QueuedPod:
+class QueuedPod(Struct):
     """A pod in the queue: `attempts` failed so far, `ready_at` ends its backoff (monotonic seconds)."""
 
     info: PodInfo

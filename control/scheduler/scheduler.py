@@ -12,7 +12,8 @@ import logging
 import random
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.scheduler import registry
 from control.scheduler.binding import bind
@@ -41,8 +42,7 @@ SCHEDULER_ERROR = "SchedulerError"
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class SchedulerMetrics:
+class SchedulerMetrics(Struct):
     """Counts since start, for /metrics. `errors`: attempts that a failing plugin spoiled."""
 
     scheduled: int = 0

@@ -15,10 +15,10 @@ for the same pod changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import DTypeLike, NDArray
 
 from control.scheduler.affinity_terms import AffinityTerm, WeightedTerm
@@ -36,8 +36,7 @@ FIRST_ROWS = 16
 HUGE = 1e30
 
 
-@dataclass(slots=True)
-class NodeRow:
+class NodeRow(Struct):
     """What a node is, apart from its amounts.
 
     taints  its own, and the one that a node which is not ready is about to get
@@ -52,16 +51,14 @@ class NodeRow:
     host_ports: dict[HostPort, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True):
     """A pod that takes room on a node."""
 
     info: PodInfo
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True):
     """Domains of a topology key: `codes[i]` is the number of node i's domain, 0 where it lacks the label."""
 
     codes: NDArray[np.intp]

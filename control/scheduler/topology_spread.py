@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from control.scheduler.affinity_terms import PodSelector, label_selector
 from control.scheduler.node_affinity import affine_nodes
@@ -33,8 +33,7 @@ DEFAULT_SPREAD = ((ZONE, 5), (HOSTNAME, 3))
 DO_NOT_SCHEDULE, SCHEDULE_ANYWAY = "DoNotSchedule", "ScheduleAnyway"
 
 
-@dataclass(frozen=True, slots=True)
-class SpreadConstraint:
+class SpreadConstraint(Struct, frozen=True):
     """A constraint with its defaults filled in; `labels` selects the pods that are counted."""
 
     topology_key: str

@@ -23,14 +23,14 @@ Cancelling a waiting `put` or `delete` does not say whether it happened: read be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+
+class KeyValue(Struct, frozen=True):
     """A key with its value at one revision (etcd: mvccpb.KeyValue).
 
     `create_revision` is the change that created the key, `mod_revision` the one that wrote this value, `version` how
@@ -46,8 +46,7 @@ class KeyValue:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RangeResult:
+class RangeResult(Struct, frozen=True):
     """One page of a range: `items` in key order, all as of `revision`.
 
     `more` tells that keys follow the last item, `remaining` how many.
@@ -59,8 +58,7 @@ class RangeResult:
     remaining: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteResult:
+class DeleteResult(Struct, frozen=True):
     """What a deletion removed, and the revision at which it happened."""
 
     revision: int
@@ -74,8 +72,7 @@ class EventType(Enum):
     DELETE = "DELETE"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One change of one key; `kv.mod_revision` is its revision.
 
     `prev_kv` is what the key held before; None when it did not exist. (It is None as well for an event at exactly

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from kube import status
 from kube.client import Client
@@ -20,8 +21,7 @@ UNKNOWN_SECONDS = 10.0
 MAX_TOKENS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Who is asking (Kubernetes: `user.Info`)."""
 
     name: str

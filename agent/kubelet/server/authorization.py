@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.kubelet.server.authentication import Caller
 from kube import status
@@ -25,8 +26,7 @@ _SUBRESOURCES = {"stats": "stats", "metrics": "metrics", "logs": "log"}
 _INTRUSIVE = frozenset({"exec", "attach", "portForward", "run"})
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """What is asked, as rules about nodes name it: `get nodes/metrics`, `create nodes/proxy`."""
 
     verb: str

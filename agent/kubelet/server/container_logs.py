@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from agent.runtime.runtime import ContainerState, ContainerStatus, Runtime, StreamName
 from kube import objects, status, times
@@ -18,8 +19,7 @@ BUFFER_BYTES = 32 << 10
 _TRUE = frozenset({"1", "t", "true"})
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(Struct, frozen=True):
     """What of a log is wanted. `since` is seconds since 1970; `stream` narrows it to one output."""
 
     follow: bool = False

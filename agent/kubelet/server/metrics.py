@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.kubelet.server.usage import Reading
 from agent.runtime.runtime import (
@@ -22,8 +23,7 @@ from agent.runtime.runtime import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One value; `time` in seconds since 1970, None for now."""
 
     value: float
@@ -106,8 +106,7 @@ def resource_metrics(reading: Reading, running: Mapping[str, ContainerStatus]) -
     return "".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerCounts:
+class ServerCounts(Struct, frozen=True):
     """What the kubelet's server counts of itself: requests by (method, first part of the path, status code)."""
 
     requests: Mapping[tuple[str, str, int], int]

@@ -15,7 +15,8 @@ import logging
 import os
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.kubelet.server import spdy
 from agent.kubelet.server.sockets import MessageSocket
@@ -160,8 +161,7 @@ async def serve_channels(socket: MessageSocket, ports: list[int], connect: Conne
 # --- SPDY
 
 
-@dataclass(slots=True)
-class _Pair:
+class _Pair(Struct):
     """The two streams of one forwarded connection."""
 
     port: int

@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from agent.kubelet.server.sockets import MessageSocket
 from agent.runtime.runtime import ContainerRuntimeError, ContainerStream, StreamName
@@ -29,8 +29,7 @@ STDIN, STDOUT, STDERR, OUTCOME, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
+class StreamOptions(Struct, frozen=True):
     """Which streams the client wants (Kubernetes: PodExecOptions)."""
 
     stdin: bool = False

@@ -10,8 +10,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
+
+from msgspec import Struct, field
 
 VERSION = 3
 FLAG_FIN = 0x01
@@ -45,8 +46,7 @@ class SpdyError(Exception):
     """What came is not SPDY/3.1; the connection cannot go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class SynStream:
+class SynStream(Struct, frozen=True):
     """The peer opens a stream."""
 
     stream_id: int
@@ -55,8 +55,7 @@ class SynStream:
     unidirectional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SynReply:
+class SynReply(Struct, frozen=True):
     """The peer accepts a stream."""
 
     stream_id: int
@@ -64,38 +63,33 @@ class SynReply:
     fin: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RstStream:
+class RstStream(Struct, frozen=True):
     """A stream ends at once, in both directions."""
 
     stream_id: int
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """How the peer would like the connection to be: identifier → value."""
 
     values: Mapping[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """To be sent back as it came, by whoever did not begin it."""
 
     ping_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class GoAway:
+class GoAway(Struct, frozen=True):
     """The peer opens and accepts no more streams."""
 
     last_stream_id: int
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(Struct, frozen=True):
     """More headers of an open stream."""
 
     stream_id: int
@@ -103,16 +97,14 @@ class Headers:
     fin: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WindowUpdate:
+class WindowUpdate(Struct, frozen=True):
     """The peer can take so many more bytes on a stream (0: on the connection)."""
 
     stream_id: int
     delta: int
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(Struct, frozen=True):
     """Bytes of a stream; with `fin` the last ones in this direction."""
 
     stream_id: int

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from msgspec import Struct
 
 from agent.kubelet.machine import existing
 from agent.runtime.runtime import ContainerStats, FilesystemUsage, Runtime, RuntimeUnavailable
@@ -23,8 +23,7 @@ FRESH_SECONDS = 1.0
 MIN_RATE_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class NodeUsage:
+class NodeUsage(Struct, frozen=True):
     """The machine. Sizes in bytes, `cpu_ns` is CPU time since boot over all CPUs; times are seconds since 1970."""
 
     time: float
@@ -46,8 +45,7 @@ class NodeUsage:
         return self.memory_total - self.memory_available
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One reading; `nano_cores` is the present rate by container ID ("" for the node), where there is one."""
 
     node: NodeUsage

@@ -11,6 +11,8 @@ import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from agent.kubelet import downward
 from kube.models import core_v1, meta_v1
 
@@ -32,8 +34,7 @@ class File:
 Payload = dict[str, File]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenKey:
+class TokenKey(Struct, frozen=True):
     """Which token a projection asks for: `audience` empty for the API server's own, `seconds` of validity."""
 
     audience: str

@@ -7,7 +7,7 @@ verbs `approve` and `sign` on the resource `signers` say which ones.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from control.api.admission.certificate_request import GROUP
 from control.api.attributes import Attributes, Authorizer, Object, Operation

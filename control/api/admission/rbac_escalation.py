@@ -8,8 +8,10 @@ on the role that a binding refers to. Members of `system:masters` may give away 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from control.api.attributes import Attributes, Authorizer, Object, ObjectReader, Operation, UserInfo
 from control.api.authorization.chain import MASTERS
@@ -89,8 +91,7 @@ class RBACEscalation:
         return [rule for rule in self._rbac.rules(user) if rule.namespace in ("", namespace)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(Struct, frozen=True):
     """One right: a verb on a resource of a group (with a name, or with all), or on a path."""
 
     verb: str

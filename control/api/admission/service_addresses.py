@@ -13,7 +13,8 @@ import functools
 import ipaddress
 import random
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from control.api.address_claims import AddressClaims, Claim
 from control.api.attributes import Attributes, Object, ObjectReader, Operation, Undo
@@ -34,8 +35,7 @@ GUESSES = 32
 FIRST_FREE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
+class _Turn(Struct, frozen=True):
     """One admission: for which Service, what it has taken so far, and its claims where there are other masters."""
 
     holder: Holder

@@ -7,7 +7,8 @@ else. The index of pods by node follows the watch cache, so a decision looks at 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.api.attributes import Attributes, Decision, Object, ObjectReader, UserInfo
 from kube import kinds, selector
@@ -41,8 +42,7 @@ def node_name(user: UserInfo) -> str:
     return user.name.removeprefix(USER_PREFIX) if is_node else ""
 
 
-@dataclass(frozen=True, slots=True)
-class PodNeeds:
+class PodNeeds(Struct, frozen=True):
     """What a pod lets its node read: its service account, and its (`secrets` or `configmaps`, name) pairs.
 
     Only this is kept of each pod: whole pods would cost this index many times what the watch cache itself needs.

@@ -7,7 +7,8 @@ decision is then a walk over a short list of rules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from control.api.attributes import Attributes, Decision, Object, ObjectReader, UserInfo
 from control.api.authentication.service_account import PREFIX
@@ -21,8 +22,7 @@ CLUSTER_ROLE_BINDINGS = kinds.known(GROUP, "v1", "clusterrolebindings")
 REMEMBERED = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """A policy rule; `namespace` is where it counts (empty: everywhere)."""
 
     namespace: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import orjson
+from msgspec.structs import replace
 
 from control.api import body, strategy
 from control.api.attributes import Attributes, Operation
@@ -43,7 +42,7 @@ async def create_object(
     base = "" if metadata.get("name") else metadata.get("generateName", "")
     strategy.begin(obj, resource, environment.clock.time())
     resource.default(obj)
-    named = dataclasses.replace(attributes, name=metadata.get("name", ""))
+    named = replace(attributes, name=metadata.get("name", ""))
     undo = await environment.admit(obj, None, Operation.CREATE, named)
     with undone_if_refused(undo):
         resource.default(obj)  # for what admission added

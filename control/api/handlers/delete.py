@@ -9,7 +9,9 @@ Collection).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from control.api import body, strategy
 from control.api.attributes import Attributes, Operation
@@ -32,8 +34,7 @@ CONCURRENT = 32
 IMMORTAL_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Struct, frozen=True):
     """The object as it was last (`gone`), or as it waits for its deletion."""
 
     entry: Entry

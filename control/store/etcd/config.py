@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from kube.errors import KtoolError
 
@@ -12,16 +13,14 @@ DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/ktool"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One member's client address, `host:port` as gRPC takes it."""
 
     target: str
     tls: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EtcdConfig:
+class EtcdConfig(Struct, frozen=True, kw_only=True):
     """Endpoints in the order in which they are tried, the files of TLS, and the prefix of every key.
 
     All keys of one cluster share the prefix; two clusters in one etcd need two. `ca` alone checks the server,

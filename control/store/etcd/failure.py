@@ -7,11 +7,11 @@ it must know what a second one means: a compare-and-swap reports a conflict with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
 import grpc
 import grpc.aio
+from msgspec import Struct
 
 
 class Meaning(Enum):
@@ -59,8 +59,7 @@ def text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """How often and how soon a call is repeated: seconds after the first attempt, and pauses that double.
 
     The other members are tried at once: a pause comes only when each has had its turn.

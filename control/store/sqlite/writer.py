@@ -21,9 +21,10 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from control.store.errors import StoreClosedError, StoreError, StoreUnavailableError
 from control.store.sqlite.log import Transaction, current_revision
@@ -36,15 +37,13 @@ T = TypeVar("T")
 _BATCH = 512  # changes in one transaction: bounds what a failure takes with it, and the wait of the first in line
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Struct, frozen=True):
     change: Callable[[Transaction], Any]
     future: asyncio.Future[Any]
     committed: Callable[[Any], None] | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(Struct, frozen=True):
     request: _Request
     result: Any
     error: Exception | None

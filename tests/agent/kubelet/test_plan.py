@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.kubelet.back_off import Failure
 from agent.kubelet.observation import IMAGE, Observation
@@ -276,15 +277,13 @@ def test_a_quiet_pod_needs_no_waking() -> None:
 
 
 def test_a_changed_image_restarts_the_container() -> None:
-    old = running()
-    object.__setattr__(old, "annotations", {IMAGE: "web:0"})
+    old = replace(running(), annotations={IMAGE: "web:0"})
     message = "Container web definition changed, it will be restarted"
     assert plan(situation(pod(), old)).actions == (kill("web", message=message),)
 
 
 def test_a_container_of_unknown_state_is_stopped() -> None:
-    odd = running()
-    object.__setattr__(odd, "state", ContainerState.UNKNOWN)
+    odd = replace(running(), state=ContainerState.UNKNOWN)
     (action,) = plan(situation(pod(), odd)).actions
     assert isinstance(action, KillContainer)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.proxy.conntrack import Flow, UdpChange, stale, udp_changes
 from agent.proxy.service_port import Protocol

@@ -7,11 +7,11 @@ anew after an intended change: KTOOL_GOLDEN=write pytest tests/agent/proxy/test_
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from agent.proxy.rules import FRONTENDS, HAIRPIN, REFUSED_SERVICES, Planner, base, plan
 from agent.proxy.ruleset import difference, replacement

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+from msgspec import structs
 
 from control.api import openapi_v2
 from control.api.registry import ResourceRegistry
@@ -53,7 +54,7 @@ async def test_resources_come_and_go_at_run_time(server: Server) -> None:
     template = registry.find("", "v1", "configmaps")
     assert template is not None
     kind = Kind("example.com", "v1", "Thing", "things", True)
-    thing: Resource = dataclasses.replace(template, kind=kind)
+    thing: Resource = structs.replace(template, kind=kind)
     registry.register(thing)
     path = "/apis/example.com/v1/namespaces/default/things"
     wanted = {**config_map("a"), "apiVersion": "example.com/v1", "kind": "Thing"}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from control.controllers import kubernetes_service, namespace, root_ca_publisher, service_account, ttl
 from control.controllers.config import ControllersConfig
