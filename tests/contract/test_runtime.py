@@ -6,6 +6,7 @@ What only a runtime with processes can show of Docker Engine is in tests/agent/r
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -233,7 +234,7 @@ async def test_following_a_log_ends_with_the_container(bench: Bench) -> None:
 
 async def test_images_are_listed_and_removed(bench: Bench, tmp_path: Path) -> None:
     archive = tmp_path / "other.tar"
-    source = replace(busybox_image("other:latest"), env=(("OTHER", "1"),))
+    source = dataclasses.replace(busybox_image("other:latest"), env=(("OTHER", "1"),))
     image_archive.write(source, archive)
     assert await bench.runtime.load_image(archive) == ["other:latest"]
     image = await bench.runtime.image_status("other:latest")
