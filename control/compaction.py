@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from control.store.errors import ConflictError, StoreUnavailableError
+from control.store.errors import ConflictError, StoreError, StoreUnavailableError
 from control.store.store import Store
 from kube.clock import Clock
 
@@ -47,7 +47,13 @@ async def compact_in_turn(store: Store, clock: Clock, *, interval: float = INTER
             before = now
         except ConflictError as error:
             # somebody else had the turn
-            turn, before = (error.actual.mod_revision, int(error.actual.value)) if error.actual else (0, 0)
-        except StoreUnavailableError as error:
+            turn, before = (error.actual.mod_revision, _number(error.actual.value)) if error.actual else (0, 0)
+        except StoreError as error:
+            # also where a restored etcd has not come as far as this process remembers
             log.warning("the store cannot be compacted for now: %s", error)
         await clock.sleep(interval)
+
+
+def _number(value: bytes) -> int:
+    """A revision; 0 for what is none, which whoever has the next turn writes over."""
+    return int(value) if value.isdigit() else 0

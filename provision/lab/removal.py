@@ -9,7 +9,7 @@ from kube.errors import KtoolError
 from kube.models import core_v1
 from kube.status import ApiError
 from provision import lock
-from provision.inventory.lab import Lab, ProviderName
+from provision.inventory.lab import Lab, Machine, ProviderName
 from provision.lab import apply, cluster, drain, etcd
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
@@ -78,11 +78,9 @@ class _Removal:
         # It may be there twice: made by one provider, before the inventory named another.
         found = [one for one in (await self._open.find()).values() if one.name == self._name]
         machine = self._open.lab.machine(self._name)
-        is_master = machine is not None and machine.is_master and self._open.state.kubeconfig.exists()
-        if is_master:
-            # What others are asked by must not be what goes.
-            self._open.leaving = self._name
-            etcd.require_leave(await etcd.members(self._open), self._name)
+        # What others are asked by must not be what goes.
+        self._open.leaving = self._name
+        is_master = await self._may_leave(machine)
         had_node = await self._drain()
         if not found and not had_node:
             raise KtoolError(
@@ -102,14 +100,33 @@ class _Removal:
             one.state is not MachineState.ABSENT and (made or not one.known) for one in found
         ):
             await self._remove()
-        if machine is None and not self._result.did and not found:
-            self._result.remains.append(
-                f"ktool on {self._name}, which the inventory does not have: `ktool reset` there"
-            )
+        if machine is None and not found and (is_master or not self._result.did):
+            reset = "ktool reset --no-leave" if is_master else "ktool reset"
+            self._result.remains.append(f"ktool on {self._name}, which the inventory does not have: `{reset}` there")
         if had_node:
             # Not before: an agent that still runs registers its Node again.
             await self._delete_node()
         self._journal.forget(self._name)
+
+    async def _may_leave(self, machine: Machine | None) -> bool:
+        """Whether it is a master, or was one when it was in the inventory: then its vote in etcd is to go first.
+
+        KtoolError where the others could not go on without it.
+        """
+        if not self._open.state.kubeconfig.exists() or (machine is not None and not machine.is_master):
+            return False
+        if machine is None:
+            try:
+                await self._open.master_connection()
+            except KtoolError:
+                if not self._options.force:
+                    raise
+                return False
+            if not self._open.facts[self._open.master.name].services.get("etcd"):
+                return False
+        members = await etcd.members(self._open)
+        etcd.require_leave(members, self._name)
+        return machine is not None or self._name in {one.name for one in members}
 
     async def _drain(self) -> bool:
         """Move the pods away; True if there is a Node."""

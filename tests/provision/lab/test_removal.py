@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from kube.errors import KtoolError
+from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Lab, Machine, ProviderName, Role
+from provision.lab import etcd, removal
 from provision.lab.destroy import destroy
-from provision.lab.removal import remove_machine
+from provision.lab.etcd import MemberView
+from provision.lab.open_lab import OpenLab
+from provision.lab.removal import Removed, remove_machine
 from provision.lab_state import LabState
 from provision.providers.nspawn.folder import MachineFolder
 
@@ -48,3 +53,62 @@ def test_another_inventorys_lab_of_the_same_name_is_left(tmp_path: Path, by: str
         asyncio.run(destroy(mine, state) if by == "destroy" else remove_machine(mine, state, "two"))
     assert raised.value.found == str(theirs)
     assert folder.path.is_dir()
+
+
+class Masters:
+    """The etcd of a lab's masters, and what is done to it and to a machine, in order."""
+
+    def __init__(self, *, healthy: Sequence[str]) -> None:
+        names = ("one", "two", "three")
+        self.members = [MemberView(id=name, name=name, healthy=name in healthy) for name in names]
+        self.done: list[str] = []
+
+    async def look(self, open_lab: object) -> list[MemberView]:
+        return self.members
+
+    async def remove(self, open_lab: object, name: str) -> str:
+        self.done.append(f"etcd remove {name}")
+        return "member of etcd removed"
+
+
+@pytest.fixture
+def remove_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Masters], Removed]:
+    """`node remove three`, of a machine that ktool made and that is in the inventory no more."""
+
+    def remove(masters: Masters) -> Removed:
+        async def nothing(*_: object) -> bool:
+            return False
+
+        async def connected(open_lab: OpenLab) -> None:
+            open_lab.facts["one"] = RemoteFacts(services={"master": True, "etcd": True})
+
+        async def machine_goes(removal: object) -> None:
+            masters.done.append("machine removed")
+
+        state = LabState(tmp_path)
+        state.kubeconfig.touch()
+        folder = MachineFolder(state.provider("nspawn") / "machines" / "three")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(etcd, "members", masters.look)
+        monkeypatch.setattr(etcd, "remove", masters.remove)
+        monkeypatch.setattr(removal._Removal, "_drain", nothing)
+        monkeypatch.setattr(removal._Removal, "_remove", machine_goes)
+        monkeypatch.setattr(OpenLab, "master_connection", connected)
+        return asyncio.run(remove_machine(lab(ProviderName.NSPAWN), state, "three"))
+
+    return remove
+
+
+def test_a_master_that_the_inventory_has_no_more_gives_back_its_vote_first(
+    remove_three: Callable[[Masters], Removed],
+) -> None:
+    masters = Masters(healthy=("one", "two", "three"))
+    assert remove_three(masters).did == ["member of etcd removed"]
+    assert masters.done == ["etcd remove three", "machine removed"]
+
+
+def test_and_it_stays_where_the_others_need_its_vote(remove_three: Callable[[Masters], Removed]) -> None:
+    masters = Masters(healthy=("one", "three"))
+    with pytest.raises(KtoolError, match="quorum"):
+        remove_three(masters)
+    assert masters.done == []
