@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ _CONNECTION_VARIABLES = frozenset(
         "ansible_become_pass",
         "ansible_become_password",
         "ansible_connection",
+        "ansible_control_path",
         "ansible_host",
         "ansible_password",
         "ansible_port",
@@ -45,10 +47,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class SSHFiles:
-    """Where a run's own files are: `config` for ssh (jump hosts), `known_hosts` with the keys that are pinned."""
+    """Where a run's own files are: `config` for ssh (jump hosts), `known_hosts` with the keys that are pinned;
+    `sockets` is the folder of connections that stand already (None: Ansible has one of its own)."""
 
     config: Path
     known_hosts: Path
+    sockets: Path | None = None
 
 
 def of_machine(
@@ -141,7 +145,15 @@ def host_variables(host: Host, files: SSHFiles) -> dict[str, Any]:
     }
     if endpoint.password:
         reached["ansible_password"] = endpoint.password
+    if files.sockets is not None:
+        reached["ansible_control_path"] = str(socket_path(host.name, files.sockets))
     return {**own, **reached, **_become(endpoint, user=endpoint.user)}
+
+
+def socket_path(name: str, folder: Path) -> Path:
+    """The socket of a machine's connection (ssh_config(5): ControlPath): short, as paths of sockets have to be, and
+    with nothing in it that ssh replaces."""
+    return folder / hashlib.sha256(name.encode()).hexdigest()[:10]
 
 
 def here() -> str:

@@ -12,7 +12,6 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from kube.errors import KtoolError
 from provision.ansible import CONTENT, hosts
 from provision.ansible.events import HostResult, RunEvent, RunResult, counted, event_of, final
 from provision.ansible.hosts import Host, SSHFiles
+from provision.ansible.logins import end_connections
 from provision.bundle.archive import Archive
 from provision.lab_state import LabState
 
@@ -52,12 +52,14 @@ def run(
     limit: Sequence[str] = (),
     forks: int = FORKS,
     cancel: threading.Event | None = None,
+    sockets: Path | None = None,
 ) -> RunResult:
     """Run `site`, `upgrade` or `reset` (or the playbook at an absolute path) on machines.
 
     `archives` are the runtimes to install (empty: built of this ktool where a machine needs one). `on_event` is called
     in a thread of its own and must be quick. `check` changes nothing and says what would be (Ansible: "check mode").
-    `limit` names the hosts to work on; others are known, and may be asked on their behalf. Setting `cancel`, or
+    `limit` names the hosts to work on; others are known, and may be asked on their behalf. `sockets` is the folder of
+    connections that stand already (`logged_in`). Setting `cancel`, or
     KeyboardInterrupt, ends Ansible's processes within seconds.
 
     A host's failure is in the result, not raised. KtoolError if Ansible itself could not run, or was cancelled.
@@ -72,7 +74,8 @@ def run(
             extra["ktool_archives"] = [archive.described() for archive in archives]
         results = {host.name: HostResult() for host in machines if not limit or host.name in limit}
         cancel = cancel or threading.Event()
-        arguments = _arguments(path, machines, folder, log=log, extra=extra, check=check, limit=limit, forks=forks)
+        files = SSHFiles(folder / "ssh_config", folder / "known_hosts", sockets)
+        arguments = _arguments(path, machines, files, log=log, extra=extra, check=check, limit=limit, forks=forks)
         rc, status = _in_thread(arguments, results, on_event, cancel)
     for name in _NOT_KEPT:
         _remove(log / name)
@@ -155,7 +158,7 @@ def environment(folder: Path) -> dict[str, str]:
 def _arguments(
     path: Path,
     machines: Sequence[Host],
-    folder: Path,
+    files: SSHFiles,
     *,
     log: Path,
     extra: Mapping[str, Any],
@@ -164,7 +167,7 @@ def _arguments(
     forks: int,
 ) -> dict[str, Any]:
     """ansible-runner's arguments; writes the files that ssh and Ansible read."""
-    files = SSHFiles(folder / "ssh_config", folder / "known_hosts")
+    folder = files.config.parent
     files.config.write_text(hosts.ssh_config(machines, files))
     files.known_hosts.write_text(hosts.known_hosts(machines))
     (folder / "ansible.cfg").write_text(configuration((CONTENT / "ansible.cfg").read_text()))
@@ -271,10 +274,7 @@ def _private_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for socket in (folder / "cp").glob("*"):
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                command = ["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "ktool"]
-                subprocess.run(command, capture_output=True, timeout=5, check=False)
+        end_connections(folder / "cp")
         _remove(folder)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kube.errors import KtoolError
@@ -41,9 +42,10 @@ async def apply(
     *,
     progress: LabProgress,
     journal: LabJournal,
+    sockets: Path | None = None,
 ) -> dict[str, Applied]:
     """Run the roles on the machines of `todo` (which maps to what is missing there, in words); all must have been
-    reached, and the master too. A machine's failure is in its result."""
+    reached, and the master too. A machine's failure is in its result. `sockets`: see provision.ansible.run."""
     ended = await _run(
         open_lab,
         "site",
@@ -53,6 +55,7 @@ async def apply(
         archives=[archives[role] for role in ArchiveRole],
         progress=progress,
         journal=journal,
+        sockets=sockets,
     )
     _require_master(open_lab, ended)
     # Only a machine on which everything went well needs no second look.
@@ -134,6 +137,7 @@ async def _run(
     progress: LabProgress,
     journal: LabJournal,
     extra: Mapping[str, Any] | None = None,
+    sockets: Path | None = None,
 ) -> dict[str, Applied]:
     ended = {name: Applied() for name in names}
     cancel = threading.Event()
@@ -151,6 +155,7 @@ async def _run(
             limit=list(names),
             forks=open_lab.lab.forks,
             cancel=cancel,
+            sockets=sockets,
         )
     except BaseException as error:
         cancel.set()

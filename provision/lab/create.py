@@ -23,6 +23,7 @@ from kube.client import Client
 from kube.errors import KtoolError
 from kube.status import ApiError
 from provision import lock
+from provision.ansible.logins import logged_in
 from provision.bundle.archive import Archive, ArchiveRole
 from provision.inventory.lab import Lab, Machine, Role
 from provision.lab import apply, cluster
@@ -404,12 +405,20 @@ class _Creation:
                     step.unchanged("as it should be")
         if not todo:
             return
-        for name, claimed in zip(list(todo), await asyncio.gather(*map(self._claim, todo)), strict=True):
-            if not claimed:
-                del todo[name]
-        ended = await apply.apply(
-            self._open, all_wants, self._archives, todo, progress=self._progress, journal=self._journal
-        )
+        wanted_hosts = [host for host in apply.hosts(self._open, all_wants) if host.name in todo]
+        with logged_in(wanted_hosts, limit=self._lab.forks) as sockets:
+            for name, claimed in zip(list(todo), await asyncio.gather(*map(self._claim, todo)), strict=True):
+                if not claimed:
+                    del todo[name]
+            ended = await apply.apply(
+                self._open,
+                all_wants,
+                self._archives,
+                todo,
+                progress=self._progress,
+                journal=self._journal,
+                sockets=sockets,
+            )
         for name, one in ended.items():
             result = self._results[name]
             result.did += one.did
