@@ -73,10 +73,13 @@ class Transport(Protocol):
 
 def ssl_context(connection: Connection) -> ssl.SSLContext:
     """TLS as a kubeconfig's cluster and user entries want it: the cluster's CA only, and the client certificate."""
-    context = ssl.create_default_context(cadata=connection.ca_data.decode() if connection.ca_data else None)
     if connection.insecure:
+        # not `create_default_context`, which without a CA reads all that the system has
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context(cadata=connection.ca_data.decode() if connection.ca_data else None)
     if connection.client_cert and connection.client_key:
         # The ssl module reads certificates from files only; the file lives as long as this block, readable by us alone.
         with tempfile.TemporaryDirectory(prefix="ktool-") as folder:
