@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from agent import certificates, join, record
+from agent import certificates, join, masters, record
 from agent.certificates import Renewal
 from agent.join import Identity
 from agent.kubelet import dns, machine
@@ -77,7 +77,7 @@ async def run_node(options: AgentOptions, place: Place) -> None:
     _import_roles(options)
     identity = await join.identify(place.data_dir, join=options.join, node_name=place.name, clock=clock)
     _write_record(options, place, identity)
-    transport = SwitchTransport(identity.connection)
+    transport = SwitchTransport(identity.connection, masters.noted(place.data_dir))
     client = Client(transport, user_agent="ktool-agent")
     recorder = EventRecorder(client, "kubelet", identity.node_name, clock=clock)
     runtime = _runtime(options, identity)
@@ -86,6 +86,7 @@ async def run_node(options: AgentOptions, place: Place) -> None:
         async with runtime, asyncio.TaskGroup() as group:
             group.create_task(_client_renewal(client, identity, transport, clock).run(), name="certificate")
             factory = InformerFactory(client)
+            masters.follow(factory, transport, place.data_dir)
             proxy = None
             if "proxy" in options.roles and options.runtime != "hollow":
                 proxy = _start_proxy(group, options, place, factory, clock)

@@ -7,6 +7,7 @@ to the same pipeline without a socket. Everything above (client, informers) cann
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +26,9 @@ Query = Sequence[tuple[str, str]]
 
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 60.0
+# A machine that loses its power or its cable ends no connection, and who watches through one sends nothing that could
+# fail. So the kernel asks the other side after so many silent seconds, this often, at this interval (tcp(7)).
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 3
 
 
 class Request(Struct, frozen=True):
@@ -105,7 +109,9 @@ class HTTPTransport:
         """The session, made on first use inside the running loop; also used for WebSockets (exec, attach)."""
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._ssl, limit=self._limit, keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(
+                    ssl=self._ssl, limit=self._limit, keepalive_timeout=30, socket_factory=_asking_socket
+                ),
                 headers=self._headers,
                 auto_decompress=True,
                 read_bufsize=1 << 20,
@@ -142,11 +148,30 @@ class HTTPTransport:
             self._session = None
 
 
+def _asking_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose connection breaks when the other side has vanished."""
+    family, kind, protocol, *_ = address
+    found = socket.socket(family, kind, protocol)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    # the same for what was sent and is not acknowledged, which would be tried for a quarter of an hour
+    silent = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * silent)
+    return found
+
+
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
         async for chunk in response.content.iter_any():
             yield chunk
     except aiohttp.ClientError as error:
+        raise ConnectionError(str(error)) from error
+    except RuntimeError as error:
+        # aiohttp's word for a connection that was given up (by this transport) between two reads
+        if not str(error).startswith("Connection closed"):
+            raise
         raise ConnectionError(str(error)) from error
     finally:
         # A watch is ended in the middle of its body: the connection cannot be used again, and a polite end of TLS

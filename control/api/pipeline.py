@@ -34,7 +34,7 @@ from control.api.metrics import RequestCounters
 from control.api.operations import ApiOperations
 from control.api.resource import Resource, Subresource
 from control.api.subresource import SubresourceContext, Upgrade
-from control.store.errors import OutcomeUnknownError, StoreClosedError, StoreError
+from control.store.errors import OutcomeUnknownError, StoreClosedError, StoreError, StoreUnavailableError
 from kube import schema, status
 from kube.status import ApiError
 from kube.transport import Request, Response
@@ -100,6 +100,10 @@ class Api:
             # Without Retry-After: client-go would repeat whatever it was by itself.
             log.error("%s %s: %s", request.method, request.path, error)
             response = output.respond_error(status.timeout(str(error)))
+        except StoreUnavailableError as error:
+            # It has not happened: another master may do it.
+            log.error("%s %s: %s", request.method, request.path, error)
+            response = output.respond_error(status.service_unavailable(str(error)))
         except StoreError as error:
             log.error("%s %s: %s", request.method, request.path, error)
             response = output.respond_error(status.internal_error(str(error)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -41,8 +43,8 @@ class Masters:
         self.running: dict[int, MasterProcess] = {}
         self._transports: list[HTTPTransport] = []
 
-    def start(self, number: int, *, ready: bool = True) -> MasterProcess:
-        """Start one; its pods are told the address 192.0.2.NUMBER."""
+    def start(self, number: int, *, ready: bool = True, at_its_address: bool = False) -> MasterProcess:
+        """Start one; its pods are told the address 192.0.2.NUMBER, where it is if `at_its_address`."""
         data = self._folder / f"master-{number}"
         first = next(iter(self.running.values()), None)
         if first is not None and not data.exists():
@@ -50,7 +52,10 @@ class Masters:
             for name in SHARED:
                 shutil.copy2(first.data_dir / "pki" / name, data / "pki" / name)
         arguments = [*self._arguments, "--advertise-address", f"192.0.2.{number}"]
-        if ready:
+        if at_its_address:
+            arguments += ["--bind-address", f"192.0.2.{number}"]
+            self.running[number] = master_process.launch(data, 6443, *arguments, roles=ROLES)
+        elif ready:
             self.running[number] = master_process.start(data, *arguments, roles=ROLES)
         else:
             self.running[number] = master_process.launch(data, master_process.free_port(), *arguments, roles=ROLES)
@@ -320,13 +325,15 @@ async def test_a_leader_that_stops_hands_over_at_once(masters: Masters) -> None:
 
 
 @contextlib.asynccontextmanager
-async def hollow_nodes(masters: Masters, number: int, folder: Path, count: int) -> AsyncIterator[None]:
-    """Agents without containers, at one master."""
+async def hollow_nodes(
+    masters: Masters, number: int, folder: Path, count: int, *, host: str = "127.0.0.1"
+) -> AsyncIterator[Path]:
+    """Agents without containers, at one master; where their data is."""
     client, master = masters.client(number), masters.running[number]
     token = await bootstrap_token.create(client, clock=SystemClock(), description="test")
     ca = pki.parse_cert((master.data_dir / "pki" / "ca.crt").read_bytes(), source="ca.crt")
     path = folder / "join.json"
-    url = f"https://127.0.0.1:{master.port}"
+    url = f"https://{host}:{master.port}"
     join.write(path, join.JoinConfig(server=url, token=token.text, ca_cert_hashes=(pki.ca_pin(ca),)))
     command = [sys.executable, "-m", "agent", "--data-dir", str(folder / "agent"), "--join", str(path)]
     command += ["--node-name", "hollow", "--runtime", "hollow", "--hollow-nodes", str(count)]
@@ -341,7 +348,7 @@ async def hollow_nodes(masters: Masters, number: int, folder: Path, count: int) 
 
     try:
         await eventually(ready, 30, masters)
-        yield
+        yield folder / "agent"
     finally:
         if agent.returncode is None:
             agent.terminate()
@@ -427,6 +434,66 @@ async def test_a_leader_killed_in_a_roll_out_is_replaced(masters: Masters, tmp_p
         assert set(acknowledged) <= stored
     following.cancel()
     await asyncio.wait([following])
+
+
+@pytest.fixture
+def addresses() -> Iterator[None]:
+    """The masters' addresses, on this machine."""
+    if os.environ.get("KTOOL_NETNS") != "1":
+        pytest.skip("runs in the namespace of `make test` (scripts/in-netns)")
+    wanted = [f"192.0.2.{number}/32" for number in (1, 2)]
+    for address in wanted:
+        subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+    yield
+    for address in wanted:
+        subprocess.run(["ip", "address", "delete", address, "dev", "lo"], check=True)
+
+
+async def test_nodes_go_on_with_another_master(addresses: None, masters: Masters, tmp_path: Path) -> None:
+    """Without a load balancer: they have joined by one master, and that is killed."""
+    for number in (1, 2):
+        master = masters.start(number, at_its_address=True)
+        for _ in range(200):
+            if master.kubeconfig.exists():
+                break
+            await asyncio.sleep(0.1)
+        client = masters.client(number)
+
+        async def ready(client: Client = client) -> bool:
+            return (await client.raw("GET", "/readyz")).status == 200
+
+        await eventually(ready, 20, masters)
+    async with hollow_nodes(masters, 1, tmp_path, 2, host="192.0.2.1") as agent:
+
+        async def noted() -> bool:
+            found = [path.read_text() for path in agent.rglob("masters.json")]
+            return found == ['["https://192.0.2.1:6443","https://192.0.2.2:6443"]'] * 2
+
+        await eventually(noted, 15, masters)
+        client = masters.client(2)
+        before = await renewals(client)
+        assert len(before) == 2
+        masters.running[1].kill()
+
+        async def renewed() -> bool:
+            now = await renewals(client)
+            return all(now[name] > stamp for name, stamp in before.items())
+
+        await eventually(renewed, 40, masters)
+        # and what is to run on them comes to them
+        await client.create(deployment("web", 4))
+
+        async def runs() -> bool:
+            pods = (await client.list(core_v1.Pod, namespace="default")).items
+            return [p.status.phase for p in pods if p.status] == ["Running"] * 4
+
+        await eventually(runs, 40, masters)
+
+
+async def renewals(client: Client) -> dict[str, str]:
+    """When the nodes have renewed their leases."""
+    found = (await client.list(coordination_v1.Lease, namespace="kube-node-lease")).items
+    return {objects.name(lease): (lease.spec.renewTime if lease.spec else "") or "" for lease in found}
 
 
 async def test_a_master_waits_for_its_etcd(masters: Masters, server: etcd.EtcdServer) -> None:

@@ -315,6 +315,7 @@ async def test_a_store_that_fails_while_a_collection_is_deleted(
         await server.call("POST", CONFIG_MAPS, config_map(name))
     monkeypatch.setattr(server.store, "delete", lost)
     error = await server.error("DELETE", CONFIG_MAPS)
+    assert (error["code"], error["reason"]) == (503, "ServiceUnavailable")  # nothing has happened
     assert "the disk is gone" in error["message"]
 
 
