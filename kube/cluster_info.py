@@ -92,7 +92,7 @@ async def discover(config: JoinConfig, connect: Connect = HTTPTransport) -> x509
 def parse(found: core_v1.ConfigMap) -> ClusterInfo:
     """What the ConfigMap says; JoinError if it is malformed."""
     try:
-        config = yaml.safe_load(found.data.get(KUBECONFIG_KEY, ""))
+        config = yaml.load(found.data.get(KUBECONFIG_KEY, ""), Loader=yaml.CSafeLoader)
         networks = msgspec.json.decode(found.data.get(NETWORKS_KEY, "{}"), type=Networks)
     except yaml.YAMLError as error:
         raise JoinError("the cluster's information is malformed", found="no YAML in its kubeconfig") from error

@@ -132,7 +132,7 @@ def cluster_info(where: Address) -> core_v1.ConfigMap:
     return core_v1.ConfigMap(
         metadata=meta_v1.ObjectMeta(name=CLUSTER_INFO, namespace=CLUSTER_INFO_NAMESPACE),
         data={
-            cluster_info_map.KUBECONFIG_KEY: yaml.safe_dump(config, sort_keys=True),
+            cluster_info_map.KUBECONFIG_KEY: yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=True),
             cluster_info_map.NETWORKS_KEY: networks.text(),
         },
     )
@@ -164,7 +164,7 @@ def mended(wanted: Any, current: Any, *, any_server: bool = False) -> Any | None
 def _cluster_of(info: core_v1.ConfigMap) -> Any:
     """Server and CA in a cluster-info, however its kubeconfig is laid out; None if it cannot be read."""
     try:
-        return yaml.safe_load(info.data["kubeconfig"])["clusters"][0]["cluster"]
+        return yaml.load(info.data["kubeconfig"], Loader=yaml.CSafeLoader)["clusters"][0]["cluster"]
     except (yaml.YAMLError, KeyError, IndexError, TypeError):
         return None
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonpatch
-import jsonpointer
 import orjson
 
 from kube.patch.errors import MalformedPatchError, PatchError, PatchFailedError
@@ -34,6 +32,9 @@ def apply(document: Any, patch: Any) -> Any:
     `document` and `patch` (a list of operations) are plain JSON data. MalformedPatchError if the patch is no such
     list; PatchFailedError if a path is not there or a test fails, naming the operation by its index.
     """
+    import jsonpatch  # not at a start: most clients never send one
+    import jsonpointer
+
     if not isinstance(patch, list):
         raise MalformedPatchError("not a JSON patch", found=type(patch).__name__, wanted="a list of operations")
     if len(patch) > MAX_OPERATIONS:

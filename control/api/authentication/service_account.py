@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from control.api.attributes import ClientCertificate, ObjectReader, UserInfo
@@ -69,6 +68,8 @@ class ServiceAccountTokens:
                 **{kind: dict(reference) for kind, reference in (bound or {}).items()},
             },
         }
+        import jwt  # not at the start of a master: no pod asks for a token yet
+
         return jwt.encode(claims, self._key, algorithm=ALGORITHM), float(int(now) + seconds)
 
     def review(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
@@ -94,6 +95,8 @@ class ServiceAccountTokens:
         if token in self._verified:
             self._verified.move_to_end(token)
             return self._verified[token]
+        import jwt
+
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
