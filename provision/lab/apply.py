@@ -21,6 +21,7 @@ from provision.ansible.run import run
 from provision.bundle.archive import Archive, ArchiveRole
 from provision.facts.probe import APPLIED, APPLIED_BALANCER
 from provision.lab.events import Doing, LabJournal, LabProgress, LabStep, doing
+from provision.lab.marks import leave
 from provision.lab.open_lab import OpenLab
 from provision.lab.plan import Wanted
 
@@ -214,4 +215,4 @@ def _note(open_lab: OpenLab, name: str, want: Wanted) -> None:
     """Leave the digest of what was applied on the machine."""
     if want.services:
         path = APPLIED if want.has_runtime else APPLIED_BALANCER
-        open_lab.connections[name].put(want.digest.encode(), path, mode=0o644)
+        leave(open_lab.connections[name], want.digest, path)

@@ -13,6 +13,7 @@ from kube import kubeconfig, pki
 from kube.errors import KtoolError
 from provision.facts.facts import RemoteFacts
 from provision.facts.probe import LAB
+from provision.lab.marks import leave
 from provision.ssh.shell import Shell
 
 
@@ -56,4 +57,4 @@ def stranger(name: str, facts: RemoteFacts, *, lab_id: str, ca_pin: str) -> Ktoo
 def claim(shell: Shell, facts: RemoteFacts, *, lab_id: str) -> None:
     """Note on a machine that it is this lab's from now on."""
     if facts.lab != lab_id:
-        shell.put(lab_id.encode() + b"\n", LAB, mode=0o644)
+        leave(shell, lab_id, LAB)
