@@ -86,6 +86,13 @@ def parse(text: bytes, *, source: str) -> JoinConfig:
     return config
 
 
+def at(config: JoinConfig, server: str) -> JoinConfig:
+    """The same invitation, with the API server at another URL. KtoolError if it is none with https."""
+    if not server.startswith("https://"):
+        raise KtoolError("the API server's URL cannot be used", found=server, wanted="https://HOST:PORT")
+    return msgspec.structs.replace(config, server=server)
+
+
 def text_of(config: JoinConfig) -> bytes:
     """A join file's content. KtoolError if it could not be used."""
     wrong = list(problems(config))

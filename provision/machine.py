@@ -169,7 +169,9 @@ def node_address(runner: Runner = run) -> str:
 def _docker(path: Path) -> DockerFacts:
     installed = bool(find_command("dockerd"))
     try:
-        return DockerFacts(str(path), version=docker_engine.version(path), installed=installed)
+        # One that systemd is still starting lets callers wait; to know that it is installed is enough.
+        version = docker_engine.version(path, timeout=1 if installed else 5)
+        return DockerFacts(str(path), version=version, installed=installed)
     except docker_engine.NotReachable as error:
         return DockerFacts(str(path), error=error.found, installed=installed)
 

@@ -12,7 +12,7 @@ from ktool.output.report import output_option, reporting
 from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
-    from provision.local_cluster import Removal
+    from provision.local_cluster.removal import Removal
 
 
 @click.command("down")
@@ -33,11 +33,11 @@ def command(session: Session, /, keep_data: bool, leave: bool, output: str | Non
     Only what ktool made is removed; what should remain is told. Running it again is fine. A master that the others
     could not do without (etcd's quorum) stays.
     """
-    from provision import local_cluster
+    from provision.local_cluster.removal import down
 
     with reporting(output) as (progress, report):
         config = local_config(session, **paths)
-        removal = run(local_cluster.down(config, keep_data=keep_data, leave=leave, progress=progress))
+        removal = run(down(config, keep_data=keep_data, leave=leave, progress=progress))
         report.fields |= {
             "node": removal.node_name,
             "removed": removal.removed,

@@ -21,7 +21,8 @@ OF_MASTERS = ("agent", "schedulable", "advertise_address", "api_port", "tls_sans
 
 
 @click.command("join")
-@click.argument("file")
+@click.argument("file", required=False)
+@click.option("--server", default="", metavar="URL", help="Where the API server is, if not where FILE says.")
 @click.option("--control-plane", is_flag=True, help="Make it a master as well: one more of those that share etcd.")
 @node_options
 @master_options
@@ -31,7 +32,7 @@ def command(session: Session, /, **options: Any) -> None:
     """Make this machine a node of a cluster: Docker Engine and the agent, as `up` starts them.
 
     FILE is a join file from `ktool token create --join-file` on the master, or - for standard input. It is needed
-    until the machine has joined; running the command again mends what is missing and changes nothing else.
+    until the machine has joined; running the command again, without it, mends what is missing and changes nothing else.
 
     With --control-plane the machine becomes a master, too, and the options of `up` about masters count. Its join file
     holds the keys of the whole cluster: better no file at all. One machine after the other.
@@ -43,16 +44,20 @@ def command(session: Session, /, **options: Any) -> None:
     run(_join(session, **options))
 
 
-async def _join(session: Session, *, file: str, control_plane: bool, output: str | None, **options: Any) -> None:
-    from provision import local_cluster
-
+async def _join(
+    session: Session, *, file: str | None, server: str, control_plane: bool, output: str | None, **options: Any
+) -> None:
     started = time.monotonic()
     if not control_plane:
         for name in OF_MASTERS:
             _only_for_masters(name)
             options.pop(name)
+    from kube import join
+
     with reporting(output) as (progress, report):
-        invitation = _read(file)
+        invitation = _read(file, session.data_dir)
+        if server:
+            invitation = join.at(invitation, server)
         options["node_name"] = options["node_name"] or invitation.node_name
         config = local_config(session, **options, control_plane=control_plane)
         if control_plane:
@@ -60,7 +65,9 @@ async def _join(session: Session, *, file: str, control_plane: bool, output: str
 
             cluster = await joining.join(config, invitation, progress)
         else:
-            cluster = await local_cluster.enrol(config, invitation, progress)
+            from provision.local_cluster.enrolment import enrol
+
+            cluster = await enrol(config, invitation, progress)
         report.fields |= {
             "node": cluster.node_name,
             "address": cluster.node_address,
@@ -79,9 +86,22 @@ def _only_for_masters(name: str) -> None:
         raise click.UsageError(f"{option} is for masters: found no --control-plane")
 
 
-def _read(file: str) -> JoinConfig:
+def _read(file: str | None, data_dir: Path) -> JoinConfig:
+    """The join file that was given, or the one by which this machine joined."""
     from kube import join
+    from kube.errors import KtoolError
+    from provision.local_cluster.config import LocalClusterConfig
 
     if file == "-":
         return join.parse(sys.stdin.buffer.read(), source="on standard input")
-    return join.read(Path(file))
+    if file:
+        return join.read(Path(file))
+    known = LocalClusterConfig(data_dir=data_dir).join_file
+    if not known.exists():
+        raise KtoolError(
+            "this machine has not joined a cluster yet",
+            found=f"no FILE, and no {known}",
+            wanted="a join file",
+            mend="ktool token create --node NAME --join-file - | ssh root@NAME ktool join -  (on the master)",
+        )
+    return join.read(known)

@@ -29,12 +29,12 @@ def command(session: Session, yes: bool, leave: bool) -> None:
     As `ktool down`, for machines that somebody else's `ktool lab create` made part of a cluster; works without it.
     Exit status 1 if something could not be undone.
     """
-    from provision import local_cluster
+    from provision.local_cluster.removal import down
 
     if not yes:
         click.confirm("Take the cluster's part, its pods and its data off this machine?", abort=True)
     with shown() as progress:
-        removal = run(local_cluster.down(local_config(session), leave=leave, progress=progress))
+        removal = run(down(local_config(session), leave=leave, progress=progress))
     for text in removal.removed:
         click.echo(f"undone: {text}")
     for finding in removal.remaining:

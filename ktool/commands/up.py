@@ -17,7 +17,7 @@ from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
     from kube.client import Client
-    from provision.local_cluster import LocalCluster, LocalClusterConfig
+    from provision.local_cluster.config import LocalCluster, LocalClusterConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,7 +133,7 @@ def local_config(
 ) -> LocalClusterConfig:
     """The local cluster that the options describe. KtoolError for a malformed label."""
     from provision.docker_engine import EnginePaths
-    from provision.local_cluster import AGENT, MASTER, LocalClusterConfig
+    from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
 
     paths = EnginePaths()
     if docker_root is not None:
@@ -168,14 +168,14 @@ def _label(text: str) -> tuple[str, str]:
 
 
 async def _up(session: Session, *, example: bool, output: str | None, **options: Any) -> None:
-    from provision import local_cluster
+    from provision.local_cluster.start import up
 
     started = time.monotonic()
     with reporting(output) as (progress, report):
         config = local_config(session, **options)
         if example and not options["agent"]:
             raise click.UsageError("--example wants a node to run on, and --no-agent gives none")
-        cluster = await local_cluster.up(config, progress)
+        cluster = await up(config, progress)
         report.fields |= {
             "node": cluster.node_name if options["agent"] else "",
             "address": cluster.node_address,

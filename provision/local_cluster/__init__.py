@@ -1,12 +1,7 @@
 """A cluster on this machine, or this machine's part of one.
 
-`up` makes a master and an agent side by side (or mends them), `enrol` joins this machine to a cluster whose master
-runs elsewhere, `down` removes either.
+`start.up` makes a master and an agent side by side (or mends them), `enrolment.enrol` joins this machine to a cluster
+whose master runs elsewhere, `control_plane.join` as one more master; `removal.down` removes any of it.
+
+Nothing is imported here: each needs other libraries, and on an emulated machine every one takes seconds.
 """
-
-from provision.local_cluster.config import AGENT, MASTER, LocalCluster, LocalClusterConfig
-from provision.local_cluster.enrolment import enrol
-from provision.local_cluster.removal import Removal, down
-from provision.local_cluster.start import up
-
-__all__ = ["AGENT", "MASTER", "LocalCluster", "LocalClusterConfig", "Removal", "down", "enrol", "up"]

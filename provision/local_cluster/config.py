@@ -13,15 +13,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kube import names
 from kube.errors import KtoolError
-from kube.etcd_certificates import EtcdCertificates
 from kube.node_labels import CONTROL_PLANE, is_restricted
 from provision import data_dir
 from provision.docker_engine import EngineOrigin, EnginePaths
-from provision.etcd.settings import LOCAL as LOCAL_ETCD
 from provision.services.service import ServiceSpec
+
+if TYPE_CHECKING:
+    from kube.etcd_certificates import EtcdCertificates
 
 MASTER = "master"
 AGENT = "agent"
@@ -100,6 +102,8 @@ class LocalClusterConfig:
     @property
     def etcd_certificates(self) -> EtcdCertificates:
         """The certificates of the machine's etcd."""
+        from kube.etcd_certificates import EtcdCertificates  # with all of cryptography, for those who need it
+
         return EtcdCertificates(self.data_dir / "pki")
 
     @property
@@ -240,10 +244,12 @@ class LocalClusterConfig:
     @property
     def _etcd_options(self) -> tuple[str, ...]:
         """The master's options about its store: the member on its own machine, as kubeadm's stacked control planes."""
+        from provision.etcd.settings import LOCAL
+
         certificates = self.etcd_certificates
         return (
             *("--store", ETCD),
-            *("--etcd-endpoints", LOCAL_ETCD),
+            *("--etcd-endpoints", LOCAL),
             *("--etcd-ca", str(certificates.ca_cert)),
             *("--etcd-cert", str(certificates.client_cert)),
             *("--etcd-key", str(certificates.client_key)),

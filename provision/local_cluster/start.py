@@ -1,12 +1,16 @@
 """`up`: from whatever state this machine is in to a running cluster. A second run finds everything in place.
 
-    preflight → data directory, kernel settings → Docker Engine ────┐
-                                   (etcd →) master → join file ─────┴→ agent → node Ready
+    preflight → data directory, kernel settings → Docker Engine ──────────┐
+                          (etcd →) master → API answers → join file ┬─────┴→ agent → node Ready
+                                                        └→ is ready ┘
 
 Docker Engine and the master start at the same time; neither needs the other. So does a new agent, which waits for its
 join file then: to be loaded takes it as long as the master. Each step looks first, changes only
 what differs, and then checks. Interrupted or failed, the machine is left as it is at that moment: the next `up` goes
 on from there, and `down` removes what there is. A master without an agent has neither engine nor node.
+
+What talks to the API server (`own_node`, `waiting`) is imported while master and agent load: on an emulated machine
+that takes seconds.
 """
 
 from __future__ import annotations
@@ -15,20 +19,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from kube import join, kubeconfig, node_labels, pki
-from kube.client import Client
-from kube.clock import SystemClock
 from kube.errors import KtoolError
-from kube.models import core_v1
-from kube.status import ApiError
-from kube.transport import HTTPTransport
-from provision import bootstrap_token, lock
+from provision import lock
 from provision.docker_engine import Engine
 from provision.journal import Journal
-from provision.local_cluster import steps, waiting
-from provision.local_cluster.config import AGENT, ETCD, LocalCluster, LocalClusterConfig
+from provision.local_cluster import steps
+from provision.local_cluster.config import AGENT, ETCD, MASTER, LocalCluster, LocalClusterConfig
 from provision.progress import Progress, step
 from provision.services.detect import detect
 from provision.services.service import ServiceSupervisor
@@ -63,18 +62,7 @@ async def up(
         if AGENT not in config.roles:
             await _control_plane(config, supervisor, journal, address, progress, store)
         else:
-            began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
-            with steps.first_of_group():
-                async with asyncio.TaskGroup() as group:
-                    engine_task = group.create_task(steps.start_engine(config, supervisor, journal, progress))
-                    group.create_task(_control_plane(config, supervisor, journal, address, progress, store))
-            engine = engine_task.result()
-            transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
-            try:
-                client = Client(transport, user_agent="ktool-up")
-                await _agent(config, supervisor, address, client, progress, began=began)
-            finally:
-                await transport.close()
+            engine = await _master_and_node(config, supervisor, journal, address, progress, store)
     return LocalCluster(
         kubeconfig=config.kubeconfig,
         server=config.server,
@@ -108,6 +96,32 @@ def _check_roles(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> N
 # ---- steps
 
 
+async def _master_and_node(
+    config: LocalClusterConfig,
+    supervisor: ServiceSupervisor,
+    journal: Journal,
+    address: str,
+    progress: Progress,
+    store: Store | None,
+) -> Engine:
+    """Everything side by side that can be; the machine's Docker Engine."""
+    began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
+    answers = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        with steps.first_of_group():
+            async with asyncio.TaskGroup() as group:
+                engine = group.create_task(steps.start_engine(config, supervisor, journal, progress))
+                group.create_task(_control_plane(config, supervisor, journal, address, progress, store, answers))
+                await answers.wait()
+                from provision.local_cluster.own_node import OwnNode
+
+                node = OwnNode(config, supervisor, address, progress, began=began)
+                stack.push_async_callback(node.close)
+                group.create_task(node.invite())
+        await node.run()
+    return engine.result()
+
+
 async def _control_plane(
     config: LocalClusterConfig,
     supervisor: ServiceSupervisor,
@@ -115,22 +129,21 @@ async def _control_plane(
     address: str,
     progress: Progress,
     store: Store | None,
+    answers: asyncio.Event | None = None,
 ) -> None:
+    """The store, then the master: `answers` is set when its API server does, and this ends when it is ready."""
     if store is not None:
         await store(config, supervisor, journal, address)
     elif config.store == ETCD:
         from provision.local_cluster import etcd
 
         await etcd.begin(config, supervisor, journal, address, progress)
-    await _master(config, supervisor, address, progress)
-
-
-async def _master(config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str, progress: Progress) -> None:
-    async with step(progress, "master", "Master (store, API server, scheduler, controllers)") as doing:
+    async with step(progress, MASTER, "Master (store, API server, scheduler, controllers)") as doing:
         spec = config.master_spec(node_address=address)
-        started = await asyncio.to_thread(steps.run_service, supervisor, spec)
-        await waiting.for_api(config, supervisor)
-        doing.changed = started
+        doing.changed = await asyncio.to_thread(steps.run_service, supervisor, spec)
+        from provision.local_cluster import waiting
+
+        await waiting.for_api(config, supervisor, answers or asyncio.Event())
         doing.result = f"{config.server} is ready"
 
 
@@ -141,71 +154,3 @@ def _start_new_agent(config: LocalClusterConfig, supervisor: ServiceSupervisor, 
     began = time.time()
     steps.run_service(supervisor, config.agent_spec(node_address=address))
     return began
-
-
-async def _agent(
-    config: LocalClusterConfig,
-    supervisor: ServiceSupervisor,
-    address: str,
-    client: Client,
-    progress: Progress,
-    *,
-    began: float | None,
-) -> None:
-    spec = config.agent_spec(node_address=address)
-    invited = config.join_file.exists()
-    status = await asyncio.to_thread(supervisor.status, AGENT)
-    joined = invited and await waiting.find_node(client, config.node_name) is not None
-    if not joined:
-        async with step(progress, "join", "Join token for this machine") as doing:
-            token = await _create_token(client, config.node_name)
-            ca = pki.parse_cert(config.ca_certificate.read_bytes(), source=str(config.ca_certificate))
-            config.agent_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-            join.write(
-                config.join_file,
-                join.JoinConfig(
-                    server=config.server,
-                    token=token.text,
-                    ca_cert_hashes=(pki.ca_pin(ca),),
-                    node_name=config.node_name,
-                ),
-            )
-            doing.result = f"{token.id}, valid for {bootstrap_token.LIFETIME_SECONDS / 60:.0f} minutes"
-    async with step(progress, "agent", "Agent (runtime, kubelet, proxy, routes)") as doing:
-        now = time.time()
-        # One that had an invitation already knows nothing of the new one; others wait for theirs.
-        restart = status.running and invited and not joined
-        started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=restart)
-        since = now if started else began or 0.0
-        node = await waiting.for_node(config, supervisor, client, doing, since=since)
-        labelled = await _label(client, node, config)
-        doing.changed = started or began is not None or labelled
-        doing.result = f"node {config.node_name} is Ready"
-
-
-async def _label(client: Client, node: core_v1.Node, config: LocalClusterConfig) -> bool:
-    """Give the node the labels that it may not give itself; whether one had to be changed."""
-    patch = node_labels.reconciled(
-        node.metadata.labels,
-        node.metadata.annotations,
-        config.restricted_labels,
-        annotation=node_labels.ADMIN_ANNOTATION,
-    )
-    if patch is None:
-        return False
-    await client.patch(core_v1.Node, config.node_name, patch)
-    return True
-
-
-async def _create_token(client: Client, node_name: str) -> bootstrap_token.BootstrapToken:
-    """A token; a master that has just started may not have made kube-system yet."""
-    for attempt in range(100):
-        try:
-            return await bootstrap_token.create(
-                client, clock=SystemClock(), description=f"for {node_name}, made by ktool up"
-            )
-        except ApiError as error:
-            if error.code != 404 or attempt == 99:
-                raise
-        await asyncio.sleep(waiting.POLL_SECONDS)
-    raise AssertionError("unreachable: the last attempt returns or raises")

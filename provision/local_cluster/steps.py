@@ -145,8 +145,8 @@ async def start_engine(
 
 def run_service(supervisor: ServiceSupervisor, spec: ServiceSpec, *, restart: bool = False) -> bool:
     """Have the service running as `spec` says; True if it had to be started."""
-    changed = supervisor.install(spec)
     running = supervisor.status(spec.name).running
+    changed = supervisor.install(spec)
     if running and not changed and not restart:
         return False
     if running:

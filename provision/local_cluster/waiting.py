@@ -28,17 +28,18 @@ ASK_SECONDS = 5.0
 RESTARTS_TO_GIVE_UP = 3
 
 
-async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> None:
-    """Wait until this machine's API server is ready. KtoolError as from `Patience`."""
+async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor, answers: asyncio.Event) -> None:
+    """Wait until this machine's API server is ready; `answers` is set as soon as it answers at all. KtoolError as from
+    `Patience`."""
     patience = Patience(config, supervisor, MASTER)
     found = "no kubeconfig yet"
     transport: HTTPTransport | None = None
     try:
         while True:
-            if transport is None and config.kubeconfig.exists():
+            if transport is None and config.kubeconfig.exists() and await _is_open(config.api_port):
                 transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
             if transport is not None:
-                ready, found = await _is_ready(Client(transport, user_agent="ktool-up"))
+                ready, found = await _is_ready(Client(transport, user_agent="ktool-up"), answers)
                 if ready:
                     return
             await patience.wait(found)
@@ -47,14 +48,26 @@ async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> 
             await transport.close()
 
 
-async def _is_ready(client: Client) -> tuple[bool, str]:
+async def _is_open(port: int) -> bool:
+    """Whether somebody listens: for this, neither TLS nor HTTP is needed, which take an emulated machine long."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _is_ready(client: Client, answers: asyncio.Event) -> tuple[bool, str]:
     try:
         async with asyncio.timeout(5):
             response = await client.raw("GET", "/readyz")
     except ApiError as error:
+        answers.set()
         return False, f"/readyz: {error.message}"
     except (ConnectionError, TimeoutError) as error:
         return False, f"no connection: {error}"
+    answers.set()
     return response.status == 200, f"/readyz answers {response.status}"
 
 

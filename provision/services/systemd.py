@@ -42,14 +42,18 @@ class SystemdServices:
         self._prefix = prefix
         self._units = unit_directory
         self._run = runner
+        # Units of which systemd has not heard: it reads a new file when it is asked to start it. To have it read all
+        # units again takes an emulated machine two seconds, each time.
+        self._new: set[str] = set()
 
     def install(self, spec: ServiceSpec) -> bool:
         """See ServiceSupervisor. KtoolError if a unit of this name is there that is not ours."""
         path = self._path(spec.name)
         text = unit_text(spec, prefix=self._prefix, data_dir=self._data_dir)
-        if path.exists() and path.read_text() == text:
+        known = path.exists()
+        if known and path.read_text() == text:
             return False
-        if path.exists() and not self._is_ours(spec.name):
+        if known and not self._is_ours(spec.name):
             raise KtoolError(
                 f"the unit {path.name} belongs to somebody else",
                 found=f"{path} without {_mark(self._data_dir, spec.name)}",
@@ -58,21 +62,34 @@ class SystemdServices:
             )
         spec.log_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomic(path, text.encode())
-        self._systemctl("daemon-reload")
-        self._systemctl("enable" if spec.autostart else "disable", "--quiet", path.name)
+        if known:
+            self._systemctl("daemon-reload")
+        else:
+            self._new.add(spec.name)
+        if known or spec.autostart:
+            self._systemctl("enable" if spec.autostart else "disable", "--quiet", "--no-reload", path.name)
         return True
 
     def start(self, name: str) -> None:
         """See ServiceSupervisor."""
         unit = self._path(name).name
+        if name not in self._new:
+            try:
+                # A unit that failed too often refuses to start until its failures are forgotten.
+                self._systemctl("reset-failed", unit)
+            except CommandFailed as failed:
+                if "not loaded" not in failed.output:
+                    raise
         try:
-            # A unit that failed too often refuses to start until its failures are forgotten.
-            self._systemctl("reset-failed", unit)
-        except CommandFailed as failed:
-            if "not loaded" not in failed.output:
-                raise
-        try:
-            self._systemctl("start", unit)
+            try:
+                self._systemctl("start", unit)
+            except CommandFailed as failed:
+                if name not in self._new or "not found" not in failed.output:
+                    raise
+                # systemd before 247 remembers that a unit was missing which another one names.
+                self._systemctl("daemon-reload")
+                self._systemctl("start", unit)
+            self._new.discard(name)
         except CommandFailed as failed:
             raise KtoolError(
                 f"the service {name} cannot be started",

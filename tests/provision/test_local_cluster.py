@@ -24,7 +24,10 @@ from provision.docker_engine import EngineOrigin, EnginePaths, connect
 from provision.etcd.client import EtcdError
 from provision.host_snapshot import HostSnapshot
 from provision.images import ensure_image, example_image
-from provision.local_cluster import MASTER, LocalClusterConfig, down, etcd, up
+from provision.local_cluster import etcd
+from provision.local_cluster.config import MASTER, LocalClusterConfig
+from provision.local_cluster.removal import down
+from provision.local_cluster.start import up
 from provision.preflight import PreflightFailed
 from provision.progress import Phase, StepEvent
 from provision.services.supervisord import SupervisordServices

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provision import processes
-from provision.local_cluster import LocalClusterConfig
+from provision.local_cluster.config import LocalClusterConfig
 from provision.local_cluster.removal import leftovers
 from tests.sshd import alive
 

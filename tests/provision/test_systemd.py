@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -122,8 +123,37 @@ def test_quote(text: str, quoted: str) -> None:
 def test_install_is_idempotent(services: SystemdServices, systemctl: Systemctl, tmp_path: Path) -> None:
     assert services.install(local(tmp_path, "master")) is True
     assert services.install(local(tmp_path, "master")) is False
-    assert systemctl.calls == ["daemon-reload", "enable --quiet ktool-master.service"]
+    assert systemctl.calls == ["enable --quiet --no-reload ktool-master.service"]
+    changed = dataclasses.replace(local(tmp_path, "master"), argv=("/bin/false",))
+    assert services.install(changed) is True
+    assert systemctl.calls[1:] == ["daemon-reload", "enable --quiet --no-reload ktool-master.service"]
     assert services.log_path("master") == tmp_path / "log" / "master.log"
+
+
+def test_a_new_unit_is_started_without_reading_all_others_again(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    services.install(local(tmp_path, "master"))
+    systemctl.calls.clear()
+    services.start("master")
+    services.start("master")
+    unit = "ktool-master.service"
+    assert systemctl.calls == [f"start {unit}", f"reset-failed {unit}", f"start {unit}"]
+
+
+def test_a_unit_that_systemd_remembers_as_missing(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    services.install(local(tmp_path, "master"))
+    systemctl.calls.clear()
+    systemctl.answers["start"] = CommandFailed(["systemctl", "start"], 5, "Unit ktool-master.service not found.")
+    with pytest.raises(KtoolError, match="cannot be started"):
+        services.start("master")
+    assert systemctl.calls == [
+        "start ktool-master.service",
+        "daemon-reload",
+        "start ktool-master.service",
+    ]
 
 
 def test_names_in_starting_order_and_removal_in_reverse(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleActionFail
 
 from provision.ansible import CONTENT
 
@@ -26,7 +27,7 @@ def _load(path: str) -> ModuleType:
 
 action: Any = _load("action_plugins/ktool_runtime")
 runtime: Any = _load("library/ktool_runtime")
-node: Any = _load("library/ktool_node")
+node: Any = _load("action_plugins/ktool_node")
 token: Any = _load("action_plugins/ktool_token")
 
 
@@ -123,52 +124,58 @@ def test_taints(taint: object, written: str) -> None:
     assert node.written(taint) == written
 
 
-def test_command_lines() -> None:
-    params = {
-        "data_dir": "/var/lib/ktool",
-        "name": "m1",
-        "address": "10.0.0.1",
-        "labels": {"tier": "one", "empty": None},
-        "taints": ["gpu:NoSchedule"],
-        "supervisor": "auto",
-        "ready_timeout": 240,
-        "agent": False,
-        "schedulable": True,
-        "tls_sans": ["lb.example", ""],
-        "api_port": 7443,
-        "pod_cidr": "10.1.0.0/16",
-        "service_cidr": "",
-    }
-    assert node.start(params, "up")[1:] == ["--data-dir", "/var/lib/ktool", "up"]
-    options = node.node_options(params)
-    assert " ".join(options) == (
-        "--node-name m1 --node-address 10.0.0.1 --supervisor auto --ready-timeout 240 --label empty= --label tier=one "
-        "--taint gpu:NoSchedule"
-    )
-    options = node.master_options(params)
-    assert " ".join(options) == ("--api-port 7443 --schedulable --no-agent --tls-san lb.example")
+PARAMS = {
+    "state": "up",
+    "data_dir": "/var/lib/ktool",
+    "name": "m1",
+    "address": "10.0.0.1",
+    "labels": {"tier": "one", "empty": None},
+    "taints": ["gpu:NoSchedule"],
+    "ready_timeout": 240,
+    "agent": "no",
+    "tls_sans": ["lb.example", ""],
+    "api_port": 7443,
+    "pod_cidr": "10.1.0.0/16",
+}
+OPTIONS = (
+    "--node-name m1 --node-address 10.0.0.1 --supervisor auto --ready-timeout 240 --label empty= --label tier=one "
+    "--taint gpu:NoSchedule"
+)
+MASTERS = "--api-port 7443 --schedulable --no-agent --tls-san lb.example"
 
 
-class _Ended(Exception):
-    pass
+@pytest.mark.parametrize(
+    ("args", "by_file", "line"),
+    [
+        ({"state": "up"}, False, f"up {OPTIONS} {MASTERS} --control-plane --pod-cidr 10.1.0.0/16"),
+        (
+            {"state": "up", "store": "etcd"},
+            False,
+            f"up {OPTIONS} {MASTERS} --control-plane --store etcd --pod-cidr 10.1.0.0/16",
+        ),
+        ({"state": "joined"}, True, f"join {OPTIONS} -"),
+        ({"state": "joined", "server": "https://a:1"}, False, f"join {OPTIONS} --server https://a:1"),
+        ({"state": "joined", "control_plane": True}, True, f"join {OPTIONS} --control-plane {MASTERS} -"),
+    ],
+)
+def test_command_lines(args: dict[str, Any], by_file: bool, line: str) -> None:
+    params = node.parameters({**PARAMS, **args})
+    argv = node.up(params) if args["state"] == "up" else node.joined(params, by_file=by_file)
+    assert " ".join(argv) == f"/opt/ktool/current/bin/ktool --data-dir /var/lib/ktool {line}"
 
 
-class _Module:
-    """What AnsibleModule is to the functions under test."""
-
-    check_mode = False
-
-    def __init__(self) -> None:
-        self.failed: dict[str, Any] = {}
-
-    def fail_json(self, **result: Any) -> None:
-        self.failed = result
-        raise _Ended
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [({"state": "on"}, "state: found 'on'"), ({"state": "up", "adress": "x"}, "unknown parameters: adress")],
+)
+def test_wrong_parameters(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnsibleActionFail, match=message):
+        node.parameters(args)
 
 
 def test_what_ktool_reports_is_the_result() -> None:
     out = 'some text\n{"changed": true, "steps": [], "node": "m1"}\n'
-    assert node.told(_Module(), 0, out, "") == {"changed": True, "steps": [], "node": "m1"}
+    assert node.told(0, out, "") == {"changed": True, "steps": [], "node": "m1"}
 
 
 @pytest.mark.parametrize(
@@ -184,10 +191,19 @@ def test_what_ktool_reports_is_the_result() -> None:
     ],
 )
 def test_failures_of_ktool(out: str, err: str, message: str) -> None:
-    module = _Module()
-    with pytest.raises(_Ended):
-        node.told(module, 1, out, err)
-    assert module.failed["msg"] == message
+    with pytest.raises(AnsibleActionFail) as caught:
+        node.told(1, out, err)
+    assert caught.value.message == message
+
+
+def test_secrets_of_a_join_file_are_not_told() -> None:
+    key = "-----BEGIN KEY-----\nabc\n"
+    join = json.dumps({"token": "t.s", "controlPlane": {"files": {"ca.key": key, "ca.crt": "public"}}})
+    said = json.dumps({"error": {"what": f"wrong: t.s {key} public"}})
+    assert node.without(said, node.secrets_of(join)) == '{"error": {"what": "wrong: ******** ******** public"}}'
+    assert node.without(key, node.secrets_of(join)) == "********"
+    assert node.secrets_of("") == set()
+    assert node.secrets_of("no JSON") == {"no JSON"}
 
 
 def test_links_are_changed_in_one_step(tmp_path: Path) -> None:
