@@ -203,7 +203,7 @@ class Master:
             storage=Storage(store, cache, clock=self._clock),
             reader=reader,
             authenticator=AuthenticatorChain(
-                (CertificateAuthenticator(), tokens, BootstrapTokenAuthenticator(reader, self._clock))
+                (CertificateAuthenticator(reader), tokens, BootstrapTokenAuthenticator(reader, self._clock))
             ),
             authorizer=authorizer,
             admission=plugins(

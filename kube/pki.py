@@ -240,6 +240,12 @@ def renew(ca: KeyPair, pair: KeyPair, *, clock: Clock, lifetime: float = CERT_LI
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
+def issued_at(not_before: float) -> float:
+    """When a certificate of ours was issued that is valid since `not_before`, which is some minutes earlier (both in
+    seconds since 1970)."""
+    return not_before + BACKDATE
+
+
 def expires_at(certificate: x509.Certificate) -> float:
     """When the certificate ends, seconds since 1970."""
     return certificate.not_valid_after_utc.timestamp()

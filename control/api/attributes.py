@@ -37,12 +37,13 @@ ANONYMOUS_USER = UserInfo(ANONYMOUS, groups=(UNAUTHENTICATED_GROUP,))
 class ClientCertificate(Struct, frozen=True):
     """The certificate that a client showed in the TLS handshake, which checked it against the cluster's CA.
 
-    `common_name` and `organizations` are the subject's CN and O entries; `der` is the whole certificate.
+    `common_name` and `organizations` are the subject's CN and O entries; `not_before` is since when it is valid, as
+    Python's ssl module writes it (`ssl.cert_time_to_seconds`).
     """
 
     common_name: str
     organizations: tuple[str, ...] = ()
-    der: bytes = b""
+    not_before: str = ""
 
 
 class Attributes(Struct, frozen=True):

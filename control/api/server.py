@@ -179,7 +179,7 @@ def client_certificate(request: web.BaseRequest) -> ClientCertificate | None:
     subject = [attribute for part in found.get("subject", ()) for attribute in part]
     names = [value for key, value in subject if key == "commonName"]
     groups = tuple(value for key, value in subject if key == "organizationName")
-    return ClientCertificate(names[0] if names else "", groups)
+    return ClientCertificate(names[0] if names else "", groups, str(found.get("notBefore", "")))
 
 
 def _is_long_running(request: web.BaseRequest) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from kube import removed_nodes
+from kube.clock import SystemClock
 from kube.errors import KtoolError
 from kube.models import core_v1
 from kube.status import ApiError
@@ -173,12 +175,14 @@ class _Removal:
     async def _delete_node(self) -> None:
         master = await self._open.master_connection()
         async with cluster.connected(self._open.state, master, port=self._open.lab.api_port) as client:
+            # First: the machine may live, with a certificate that is good for a year, and register itself again.
+            await removed_nodes.note(client, self._name, clock=SystemClock())
             try:
                 await client.delete(core_v1.Node, self._name)
             except ApiError as error:
                 if error.code != 404:
                     raise
-        self._result.did.append("node deleted")
+        self._result.did.append("node deleted, its certificates refused")
 
     async def _clear(self) -> None:
         """Undo on the machine what ktool did to it."""

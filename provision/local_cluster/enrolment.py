@@ -131,7 +131,7 @@ async def look(invitation: JoinConfig, member: Membership | None) -> ClusterInfo
                 return await _ask(invitation, member)
         except ApiError as error:
             if error.code == 401:
-                raise refused(invitation) from error
+                raise (refused(invitation) if member is None else refused_member(member, error)) from error
             found = error.message
         except (ConnectionError, TimeoutError) as error:
             found = str(error) or "no answer"
@@ -165,6 +165,16 @@ def refused(invitation: JoinConfig) -> JoinError:
         found=f"token {invitation.token_id} is unknown or has expired",
         wanted="a bootstrap token that is valid",
         mend="Write a new join file on the master: ktool token create --node NAME --join-file FILE",
+    )
+
+
+def refused_member(member: Membership, error: ApiError) -> JoinError:
+    """What is said of a certificate that the cluster does not accept any more."""
+    return JoinError(
+        "the cluster does not accept this machine's certificate",
+        found=f"node {member.node_name}: {error.message}",
+        wanted="a node that was not removed from the cluster since it joined",
+        mend="undo what is left of its membership (ktool down), then join anew",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import kubeconfig, pki
+from kube import kubeconfig, pki, status
 from kube.clock import VirtualClock
 from kube.cluster_info import JoinError
 from kube.errors import KtoolError
@@ -108,3 +108,16 @@ def test_labels_and_taints_become_the_agents_or_the_administrators(config: Local
         replace(both, roles=frozenset({AGENT})).check()
     with pytest.raises(KtoolError, match="this label cannot be used"):
         replace(config, labels={"a b": "c"}).check()
+
+
+@pytest.mark.parametrize(("member", "says"), [(None, "join token"), (MEMBER, "this machine's certificate")])
+async def test_who_is_not_accepted_is_told_by_what(
+    monkeypatch: pytest.MonkeyPatch, member: Membership | None, says: str
+) -> None:
+    async def refused(*_: object) -> None:
+        raise status.unauthorized("node one was removed from the cluster")
+
+    monkeypatch.setattr(enrolment, "_ask", refused)
+    with pytest.raises(JoinError, match=says) as error:
+        await enrolment.look(INVITATION, member)
+    assert ("node one was removed" in error.value.found) == (member is not None)

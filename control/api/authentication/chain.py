@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 
-from control.api.attributes import Authenticator, ClientCertificate, UserInfo
-from kube import status
+from control.api.attributes import Authenticator, ClientCertificate, ObjectReader, UserInfo
+from kube import pki, removed_nodes, status
 
 BEARER = "bearer "
+NODE_USER = "system:node:"
 
 
 class AuthenticatorChain:
@@ -28,12 +30,29 @@ class AuthenticatorChain:
 
 
 class CertificateAuthenticator:
-    """The subject of a client certificate: CN is the user, O the groups. TLS has checked the signature."""
+    """The subject of a client certificate: CN is the user, O the groups. TLS has checked the signature.
+
+    A node that was removed has to join anew (`kube.removed_nodes`): what it got before is refused, with ApiError 401.
+    """
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
 
     async def authenticate(self, headers: Mapping[str, str], client_cert: ClientCertificate | None) -> UserInfo | None:
         if client_cert is None or not client_cert.common_name:
             return None
-        return UserInfo(client_cert.common_name, groups=client_cert.organizations)
+        name = client_cert.common_name
+        if name.startswith(NODE_USER):
+            self._require_member(name.removeprefix(NODE_USER), client_cert)
+        return UserInfo(name, groups=client_cert.organizations)
+
+    def _require_member(self, node: str, client_cert: ClientCertificate) -> None:
+        found = self._reader.get(removed_nodes.CONFIG_MAPS, removed_nodes.NAMESPACE, removed_nodes.object_name(node))
+        removed = removed_nodes.removed_at(found)
+        if removed is None:
+            return
+        if not client_cert.not_before or pki.issued_at(ssl.cert_time_to_seconds(client_cert.not_before)) < removed:
+            raise status.unauthorized(f"node {node} was removed from the cluster: it has to join anew")
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from control.api.attributes import ClientCertificate
 from control.api.authentication.bootstrap_token import BootstrapTokenAuthenticator
 from control.api.authentication.chain import AuthenticatorChain, CertificateAuthenticator
 from control.api.authentication.service_account import SERVICE_ACCOUNTS, ServiceAccountTokens
-from kube import kinds, pki, times
+from kube import kinds, pki, removed_nodes, times
 from kube.clock import VirtualClock
 from kube.status import ApiError
 from tests.control.api.objects_in_memory import ObjectsInMemory
@@ -40,10 +40,38 @@ def bootstrap_secret(**changes: str) -> dict[str, Any]:
 
 
 async def test_a_certificates_subject_is_user_and_groups() -> None:
-    user = await CertificateAuthenticator().authenticate({}, ClientCertificate("jane", ("dev", "ops")))
+    user = await CertificateAuthenticator(ObjectsInMemory()).authenticate({}, ClientCertificate("jane", ("dev", "ops")))
     assert user is not None
     assert (user.name, user.groups) == ("jane", ("dev", "ops"))
-    assert await CertificateAuthenticator().authenticate({}, None) is None
+    assert await CertificateAuthenticator(ObjectsInMemory()).authenticate({}, None) is None
+
+
+async def test_a_node_that_was_removed_has_to_join_anew() -> None:
+    objects, clock = ObjectsInMemory(), VirtualClock()
+    authenticator, ca = CertificateAuthenticator(objects), pki.create_ca(clock=clock)
+
+    def certificate(name: str) -> ClientCertificate:
+        pair = pki.issue_client(ca, name, organizations=("system:nodes",), clock=clock)
+        not_before = f"{pair.certificate.not_valid_before_utc:%b %d %H:%M:%S %Y} GMT"
+        return ClientCertificate(name, ("system:nodes",), not_before)
+
+    first, other, jane = certificate("system:node:n1"), certificate("system:node:n2"), certificate("n1")
+    await clock.advance(60)
+    metadata = {
+        "name": removed_nodes.object_name("n1"),
+        "namespace": removed_nodes.NAMESPACE,
+        "creationTimestamp": times.rfc3339(clock.time()),
+    }
+    assert await authenticator.authenticate({}, first)
+    objects.put(removed_nodes.CONFIG_MAPS, {"metadata": metadata})
+    with pytest.raises(ApiError, match="node n1 was removed") as refused:
+        await authenticator.authenticate({}, first)
+    assert refused.value.code == 401
+    # others, and who only has the same name, are not meant
+    assert await authenticator.authenticate({}, other)
+    assert await authenticator.authenticate({}, jane)
+    # nor is what the machine gets when it joins anew, at once
+    assert await authenticator.authenticate({}, certificate("system:node:n1"))
 
 
 async def test_a_bootstrap_token_names_its_groups() -> None:
@@ -118,7 +146,9 @@ async def test_a_token_dies_with_its_time_its_account_and_another_key(cluster: C
 
 async def test_the_chain_refuses_unknown_tokens_and_lets_nobody_be_anonymous_by_mistake(cluster: Cluster) -> None:
     tokens, objects, clock = cluster
-    chain = AuthenticatorChain([CertificateAuthenticator(), BootstrapTokenAuthenticator(objects, clock), tokens])
+    chain = AuthenticatorChain(
+        [CertificateAuthenticator(ObjectsInMemory()), BootstrapTokenAuthenticator(objects, clock), tokens]
+    )
     assert await chain.authenticate({}, None) is None
     for token in ("x", "a.b.c", TOKEN):
         with pytest.raises(ApiError, match="Unauthorized"):
