@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def gather(data_dir: Path, *, docker_socket: Path, runner: Runner = run) -> Mach
     """Look at this machine. `data_dir` need not exist. Reads only."""
     release = os_release()
     memory = psutil.virtual_memory()
+    with ThreadPoolExecutor(1) as beside:
+        docker = beside.submit(_docker, docker_socket)  # waits for an answer, sometimes
+        found_listeners = tuple(listeners())
+        found_routes = tuple(routes(runner))
+        kubernetes = tuple(sorted(_kubernetes_programs()))
     return MachineFacts(
         os_id=release.get("ID", "unknown"),
         os_version=release.get("VERSION_ID", ""),
@@ -95,10 +101,10 @@ def gather(data_dir: Path, *, docker_socket: Path, runner: Runner = run) -> Mach
         disk_free=shutil.disk_usage(_existing(data_dir)).free,
         cgroup_version=cgroup_version(),
         commands={name: path for name in COMMANDS if (path := find_command(name))},
-        listeners=tuple(listeners()),
-        routes=tuple(routes(runner)),
-        kubernetes=tuple(sorted(_kubernetes_programs())),
-        docker=_docker(docker_socket),
+        listeners=found_listeners,
+        routes=found_routes,
+        kubernetes=kubernetes,
+        docker=docker.result(),
         state=read_state(data_dir),
     )
 

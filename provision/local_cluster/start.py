@@ -60,7 +60,8 @@ async def up(
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
         if AGENT not in config.roles:
-            await _control_plane(config, supervisor, journal, address, progress, store)
+            events = asyncio.Event(), asyncio.Event()
+            await _control_plane(config, supervisor, journal, address, progress, store, *events)
         else:
             engine = await _master_and_node(config, supervisor, journal, address, progress, store)
     return LocalCluster(
@@ -105,16 +106,20 @@ async def _master_and_node(
     store: Store | None,
 ) -> Engine:
     """Everything side by side that can be; the machine's Docker Engine."""
-    began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
-    answers = asyncio.Event()
+    started, answers = asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
         with steps.first_of_group():
             async with asyncio.TaskGroup() as group:
                 engine = group.create_task(steps.start_engine(config, supervisor, journal, progress))
-                group.create_task(_control_plane(config, supervisor, journal, address, progress, store, answers))
-                await answers.wait()
+                group.create_task(
+                    _control_plane(config, supervisor, journal, address, progress, store, started, answers)
+                )
+                if config.store != ETCD:  # a master on etcd starts late, and the agent has time before it
+                    await started.wait()
+                began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
                 from provision.local_cluster.own_node import OwnNode
 
+                await answers.wait()
                 node = OwnNode(config, supervisor, address, progress, began=began)
                 stack.push_async_callback(node.close)
                 group.create_task(node.invite())
@@ -129,9 +134,11 @@ async def _control_plane(
     address: str,
     progress: Progress,
     store: Store | None,
-    answers: asyncio.Event | None = None,
+    started: asyncio.Event,
+    answers: asyncio.Event,
 ) -> None:
-    """The store, then the master: `answers` is set when its API server does, and this ends when it is ready."""
+    """The store, then the master: `started` is set when its process runs, `answers` when its API server does, and this
+    ends when it is ready."""
     if store is not None:
         await store(config, supervisor, journal, address)
     elif config.store == ETCD:
@@ -141,9 +148,11 @@ async def _control_plane(
     async with step(progress, MASTER, "Master (store, API server, scheduler, controllers)") as doing:
         spec = config.master_spec(node_address=address)
         doing.changed = await asyncio.to_thread(steps.run_service, supervisor, spec)
+        started.set()
+        await asyncio.sleep(0)  # whoever waits for that goes first
         from provision.local_cluster import waiting
 
-        await waiting.for_api(config, supervisor, answers or asyncio.Event())
+        await waiting.for_api(config, supervisor, answers)
         doing.result = f"{config.server} is ready"
 
 

@@ -64,10 +64,10 @@ class SystemdServices:
         write_atomic(path, text.encode())
         if known:
             self._systemctl("daemon-reload")
+            if not spec.autostart:
+                self._systemctl("disable", "--quiet", "--no-reload", path.name)
         else:
             self._new.add(spec.name)
-        if known or spec.autostart:
-            self._systemctl("enable" if spec.autostart else "disable", "--quiet", "--no-reload", path.name)
         return True
 
     def start(self, name: str) -> None:
@@ -80,15 +80,18 @@ class SystemdServices:
             except CommandFailed as failed:
                 if "not loaded" not in failed.output:
                     raise
+        # Enabled and started by one call, as each takes an emulated machine a third of a second.
+        enabled = "[Install]" in self._path(name).read_text().splitlines()
+        start = ["enable", "--quiet", "--no-reload", "--now", unit] if enabled else ["start", unit]
         try:
             try:
-                self._systemctl("start", unit)
+                self._systemctl(*start)
             except CommandFailed as failed:
                 if name not in self._new or "not found" not in failed.output:
                     raise
                 # systemd before 247 remembers that a unit was missing which another one names.
                 self._systemctl("daemon-reload")
-                self._systemctl("start", unit)
+                self._systemctl(*start)
             self._new.discard(name)
         except CommandFailed as failed:
             raise KtoolError(

@@ -123,10 +123,10 @@ def test_quote(text: str, quoted: str) -> None:
 def test_install_is_idempotent(services: SystemdServices, systemctl: Systemctl, tmp_path: Path) -> None:
     assert services.install(local(tmp_path, "master")) is True
     assert services.install(local(tmp_path, "master")) is False
-    assert systemctl.calls == ["enable --quiet --no-reload ktool-master.service"]
+    assert systemctl.calls == []
     changed = dataclasses.replace(local(tmp_path, "master"), argv=("/bin/false",))
     assert services.install(changed) is True
-    assert systemctl.calls[1:] == ["daemon-reload", "enable --quiet --no-reload ktool-master.service"]
+    assert systemctl.calls == ["daemon-reload"]
     assert services.log_path("master") == tmp_path / "log" / "master.log"
 
 
@@ -138,7 +138,20 @@ def test_a_new_unit_is_started_without_reading_all_others_again(
     services.start("master")
     services.start("master")
     unit = "ktool-master.service"
-    assert systemctl.calls == [f"start {unit}", f"reset-failed {unit}", f"start {unit}"]
+    start = f"enable --quiet --no-reload --now {unit}"
+    assert systemctl.calls == [start, f"reset-failed {unit}", start]
+
+
+def test_a_unit_that_does_not_start_with_the_machine(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    spec = local(tmp_path, "master")
+    services.install(spec)
+    services.install(dataclasses.replace(spec, autostart=False))
+    systemctl_calls = ["daemon-reload", "disable --quiet --no-reload ktool-master.service"]
+    assert systemctl.calls == systemctl_calls
+    services.start("master")
+    assert systemctl.calls[-1] == "start ktool-master.service"
 
 
 def test_a_unit_that_systemd_remembers_as_missing(
@@ -146,14 +159,11 @@ def test_a_unit_that_systemd_remembers_as_missing(
 ) -> None:
     services.install(local(tmp_path, "master"))
     systemctl.calls.clear()
-    systemctl.answers["start"] = CommandFailed(["systemctl", "start"], 5, "Unit ktool-master.service not found.")
+    systemctl.answers["enable"] = CommandFailed(["systemctl", "enable"], 5, "Unit ktool-master.service not found.")
     with pytest.raises(KtoolError, match="cannot be started"):
         services.start("master")
-    assert systemctl.calls == [
-        "start ktool-master.service",
-        "daemon-reload",
-        "start ktool-master.service",
-    ]
+    start = "enable --quiet --no-reload --now ktool-master.service"
+    assert systemctl.calls == [start, "daemon-reload", start]
 
 
 def test_names_in_starting_order_and_removal_in_reverse(
