@@ -29,17 +29,34 @@ class NoEtcd(KtoolError):
     """No member could be asked."""
 
 
+class NotAMaster(NoEtcd):
+    """This machine has nothing to show to etcd: no certificate, or none that the caller may read."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            "etcd cannot be asked from here",
+            found=found,
+            wanted="a master whose store is etcd, and the right to read its certificates",
+            mend="run it as root on such a master",
+        )
+
+
 class EtcdClient:
     """Asks the first of several members that answers; an asynchronous context manager.
 
     A refusal (EtcdError) is the cluster's answer and counts; a member that cannot be reached, or has no leader, is
-    passed over. NoEtcd if that is so for all.
+    passed over. NoEtcd if that is so for all. NotAMaster, when it is made, if there are no certificates.
     """
 
     def __init__(self, endpoints: Sequence[str], certificates: EtcdCertificates) -> None:
         self.endpoints = tuple(dict.fromkeys(endpoints))
-        context = ssl.create_default_context(cafile=str(certificates.ca_cert))
-        context.load_cert_chain(certificates.client_cert, certificates.client_key)
+        path = certificates.ca_cert
+        try:
+            context = ssl.create_default_context(cafile=str(path))
+            path = certificates.client_cert
+            context.load_cert_chain(path, certificates.client_key)
+        except OSError as error:  # ssl.SSLError is one, too
+            raise NotAMaster(f"{path}: {error.strerror or error}") from error
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=REQUEST_SECONDS / 2)
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout)
 

@@ -17,7 +17,7 @@ from kube.errors import KtoolError
 from kube.files import write_secret
 from provision import machine, mounts
 from provision.etcd import membership, packaged_service
-from provision.etcd.client import EtcdClient, EtcdError, NoEtcd
+from provision.etcd.client import EtcdClient, EtcdError, NoEtcd, NotAMaster
 from provision.etcd.membership import Deed, Member, client_url, peer_url
 from provision.etcd.settings import LOCAL, config_text
 from provision.journal import Journal
@@ -284,7 +284,7 @@ async def _look_to_leave(config: LocalClusterConfig, supervisor: ServiceSupervis
         try:
             return await members(config, asked)
         except NoEtcd as error:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or isinstance(error, NotAMaster):
                 raise KtoolError(
                     "it cannot be told whether the other masters can do without this one",
                     found=error.found,
