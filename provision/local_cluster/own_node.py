@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from kube import join, kubeconfig, node_labels, pki
+from kube import join, node_labels, pki
 from kube.client import Client
 from kube.clock import SystemClock
 from kube.models import core_v1
 from kube.status import ApiError
-from kube.transport import HTTPTransport
 from provision import bootstrap_token
 from provision.local_cluster import steps, waiting
 from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
@@ -27,6 +26,7 @@ class OwnNode:
         supervisor: ServiceSupervisor,
         address: str,
         progress: Progress,
+        client: Client,
         *,
         began: float | None,
     ) -> None:
@@ -36,9 +36,7 @@ class OwnNode:
         self._progress = progress
         self._began = began
         self._restart = False
-        # One for both: a second handshake would take an emulated machine half a second.
-        self._transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
-        self._client = Client(self._transport, user_agent="ktool-up")
+        self._client = client
 
     async def invite(self) -> None:
         """Have the agent joined, or a join file written for it; the API server answers. ApiError, ConnectionError."""
@@ -74,10 +72,6 @@ class OwnNode:
             labelled = await self._label(node)
             doing.changed = started or self._began is not None or labelled
             doing.result = f"node {config.node_name} is Ready"
-
-    async def close(self) -> None:
-        """Give up the connection."""
-        await self._transport.close()
 
     async def _token(self) -> bootstrap_token.BootstrapToken:
         """A token; a master that has just started may not have made kube-system yet, or have read its store."""

@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kube.errors import KtoolError
 from provision import lock
@@ -31,6 +32,9 @@ from provision.local_cluster.config import AGENT, ETCD, MASTER, LocalCluster, Lo
 from provision.progress import Progress, step
 from provision.services.detect import detect
 from provision.services.service import ServiceSupervisor
+
+if TYPE_CHECKING:
+    from kube.client import Client
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +64,9 @@ async def up(
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
         if AGENT not in config.roles:
-            events = asyncio.Event(), asyncio.Event()
-            await _control_plane(config, supervisor, journal, address, progress, store, *events)
+            api = _Api()
+            async with api.stack:
+                await _control_plane(config, supervisor, journal, address, progress, store, api)
         else:
             engine = await _master_and_node(config, supervisor, journal, address, progress, store)
     return LocalCluster(
@@ -97,6 +102,16 @@ def _check_roles(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> N
 # ---- steps
 
 
+class _Api:
+    """How far the master is: `started` when its process runs, `answers` when its API server does, with a client of it
+    that lives as long as `stack`."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.answers: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        self.stack = AsyncExitStack()
+
+
 async def _master_and_node(
     config: LocalClusterConfig,
     supervisor: ServiceSupervisor,
@@ -106,22 +121,19 @@ async def _master_and_node(
     store: Store | None,
 ) -> Engine:
     """Everything side by side that can be; the machine's Docker Engine."""
-    started, answers = asyncio.Event(), asyncio.Event()
-    async with AsyncExitStack() as stack:
+    api = _Api()
+    async with api.stack:
         with steps.first_of_group():
             async with asyncio.TaskGroup() as group:
                 engine = group.create_task(steps.start_engine(config, supervisor, journal, progress))
-                group.create_task(
-                    _control_plane(config, supervisor, journal, address, progress, store, started, answers)
-                )
+                group.create_task(_control_plane(config, supervisor, journal, address, progress, store, api))
                 if config.store != ETCD:  # a master on etcd starts late, and the agent has time before it
-                    await started.wait()
+                    await api.started.wait()
                 began = await asyncio.to_thread(_start_new_agent, config, supervisor, address)
                 from provision.local_cluster.own_node import OwnNode
 
-                await answers.wait()
-                node = OwnNode(config, supervisor, address, progress, began=began)
-                stack.push_async_callback(node.close)
+                client = await api.answers
+                node = OwnNode(config, supervisor, address, progress, client, began=began)
                 group.create_task(node.invite())
         await node.run()
     return engine.result()
@@ -134,11 +146,9 @@ async def _control_plane(
     address: str,
     progress: Progress,
     store: Store | None,
-    started: asyncio.Event,
-    answers: asyncio.Event,
+    api: _Api,
 ) -> None:
-    """The store, then the master: `started` is set when its process runs, `answers` when its API server does, and this
-    ends when it is ready."""
+    """The store, then the master, until it is ready."""
     if store is not None:
         await store(config, supervisor, journal, address)
     elif config.store == ETCD:
@@ -148,11 +158,11 @@ async def _control_plane(
     async with step(progress, MASTER, "Master (store, API server, scheduler, controllers)") as doing:
         spec = config.master_spec(node_address=address)
         doing.changed = await asyncio.to_thread(steps.run_service, supervisor, spec)
-        started.set()
+        api.started.set()
         await asyncio.sleep(0)  # whoever waits for that goes first
         from provision.local_cluster import waiting
 
-        await waiting.for_api(config, supervisor, answers)
+        await waiting.for_api(config, supervisor, api.stack, api.answers)
         doing.result = f"{config.server} is ready"
 
 

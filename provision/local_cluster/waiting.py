@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from kube import kubeconfig, objects, times
@@ -28,24 +29,24 @@ ASK_SECONDS = 5.0
 RESTARTS_TO_GIVE_UP = 3
 
 
-async def for_api(config: LocalClusterConfig, supervisor: ServiceSupervisor, answers: asyncio.Event) -> None:
-    """Wait until this machine's API server is ready; `answers` is set as soon as it answers at all. KtoolError as from
-    `Patience`."""
+async def for_api(
+    config: LocalClusterConfig, supervisor: ServiceSupervisor, stack: AsyncExitStack, answers: asyncio.Future[Client]
+) -> None:
+    """Wait until this machine's API server is ready. As soon as it answers at all, `answers` has a client of it, which
+    lives as long as `stack`. KtoolError as from `Patience`."""
     patience = Patience(config, supervisor, MASTER)
     found = "no kubeconfig yet"
-    transport: HTTPTransport | None = None
-    try:
-        while True:
-            if transport is None and config.kubeconfig.exists() and await _is_open(config.api_port):
-                transport = HTTPTransport(kubeconfig.connect(config.kubeconfig))
-            if transport is not None:
-                ready, found = await _is_ready(Client(transport, user_agent="ktool-up"), answers)
-                if ready:
-                    return
-            await patience.wait(found)
-    finally:
-        if transport is not None:
-            await transport.close()
+    client: Client | None = None
+    while True:
+        if client is None and config.kubeconfig.exists() and await _is_open(config.api_port):
+            # One for all that follows: another handshake would take an emulated machine half a second.
+            client = Client(HTTPTransport(kubeconfig.connect(config.kubeconfig)), user_agent="ktool-up")
+            stack.push_async_callback(client.close)
+        if client is not None:
+            ready, found = await _is_ready(client, answers)
+            if ready:
+                return
+        await patience.wait(found)
 
 
 async def _is_open(port: int) -> bool:
@@ -58,17 +59,19 @@ async def _is_open(port: int) -> bool:
     return True
 
 
-async def _is_ready(client: Client, answers: asyncio.Event) -> tuple[bool, str]:
+async def _is_ready(client: Client, answers: asyncio.Future[Client]) -> tuple[bool, str]:
     try:
         async with asyncio.timeout(5):
             response = await client.raw("GET", "/readyz")
     except ApiError as error:
-        answers.set()
-        return False, f"/readyz: {error.message}"
+        ready, found = False, f"/readyz: {error.message}"
     except (ConnectionError, TimeoutError) as error:
         return False, f"no connection: {error}"
-    answers.set()
-    return response.status == 200, f"/readyz answers {response.status}"
+    else:
+        ready, found = response.status == 200, f"/readyz answers {response.status}"
+    if not answers.done():
+        answers.set_result(client)
+    return ready, found
 
 
 async def for_node(
