@@ -64,8 +64,7 @@ class SystemdServices:
         write_atomic(path, text.encode())
         if known:
             self._systemctl("daemon-reload")
-            if not spec.autostart:
-                self._systemctl("disable", "--quiet", "--no-reload", path.name)
+            self._systemctl("enable" if spec.autostart else "disable", "--quiet", "--no-reload", path.name)
         else:
             self._new.add(spec.name)
         return True

@@ -126,7 +126,7 @@ def test_install_is_idempotent(services: SystemdServices, systemctl: Systemctl, 
     assert systemctl.calls == []
     changed = dataclasses.replace(local(tmp_path, "master"), argv=("/bin/false",))
     assert services.install(changed) is True
-    assert systemctl.calls == ["daemon-reload"]
+    assert systemctl.calls == ["daemon-reload", "enable --quiet --no-reload ktool-master.service"]
     assert services.log_path("master") == tmp_path / "log" / "master.log"
 
 
