@@ -62,6 +62,11 @@ async def begin(
             )
         started = await asyncio.to_thread(_run, config, supervisor)
         await _serving(config, supervisor, doing)
+        if _settings(config).get("initial-cluster-state") != "existing":
+            # It has begun. Were its data lost, the same settings would begin an empty cluster under the same CA, and
+            # nodes would end all pods of which that knows nothing; now etcd refuses to start instead.
+            me = Member(id="0", name=config.node_name, peer_urls=(peer_url(address),))
+            _write_settings(config, address, others=[me])
         doing.changed = made or started or renewed
         doing.result = f"{await _size(config)}, on {address}"
 

@@ -137,3 +137,10 @@ def test_masters_join_and_leave_whatever_kills_them_on_the_way(masters: Masters)
     masters.run("leave", "m3")
     masters.run("leave", "m2")
     assert masters.members() == "m1"
+
+    # the last one has lost its data: that is told, and no empty cluster is begun in its place
+    masters.run("stop", "m1")
+    shutil.rmtree(masters.folder / "m1" / "etcd")
+    lost = masters.run("begin", "m1", check=False)
+    assert lost.returncode == 1
+    assert "does not become ready" in lost.stderr
