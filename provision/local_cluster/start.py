@@ -1,8 +1,8 @@
 """`up`: from whatever state this machine is in to a running cluster. A second run finds everything in place.
 
-    preflight → data directory, kernel settings → Docker Engine ──────────┐
-                          (etcd →) master → API answers → join file ┬─────┴→ agent → node Ready
-                                                        └→ is ready ┘
+    preflight → data directory, kernel settings → Docker Engine ─────────┐
+                                  (etcd →) master ┬→ API server answers ─┴→ join file ─┬→ agent → node Ready
+                                                  └→ is ready ─────────────────────────┘
 
 Docker Engine and the master start at the same time; neither needs the other. So does a new agent, which waits for its
 join file then: to be loaded takes it as long as the master. Each step looks first, changes only
@@ -133,6 +133,8 @@ async def _master_and_node(
                 from provision.local_cluster.own_node import OwnNode
 
                 client = await api.answers
+                # Where no engine starts, no agent has joined: there is nothing on one that `down` would have to remove.
+                await engine
                 node = OwnNode(config, supervisor, address, progress, client, began=began)
                 group.create_task(node.invite())
         await node.run()
