@@ -83,6 +83,17 @@ class TestKeys:
         with pytest.raises(FutureRevisionError):
             await store.range("/", revision=3)
 
+    async def test_a_range_that_nothing_can_be_in_has_a_revision_too(self, store: Store) -> None:
+        await store.put("/b", b"one")
+        await store.put("/b", b"two")
+        assert (await store.range("/a/", start_after="/b")).revision == 3
+        assert (await store.range("/a/", start_after="/b", revision=2)).items == ()
+        with pytest.raises(FutureRevisionError):
+            await store.range("/a/", start_after="/b", revision=4)
+        await store.compact(3)
+        with pytest.raises(CompactedError):
+            await store.range("/a/", start_after="/b", revision=1)
+
     async def test_deleting_nothing_is_an_error_and_no_revision(self, store: Store) -> None:
         with pytest.raises(KeyNotFoundError) as caught:
             await store.delete("/a")

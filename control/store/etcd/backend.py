@@ -78,8 +78,10 @@ class EtcdStore:
         _check_not_negative("revision", revision)
         low, end = self._keys.bounds(prefix, start_after)
         if end != EVERYTHING[1] and low >= end:
-            # nothing can follow; etcd would take such a range for a mistake
-            return RangeResult((), revision or await self.revision(), more=False, remaining=0)
+            # Nothing can follow, and etcd would take such a range for a mistake. Whether it has the revision is asked all
+            # the same, for any one key.
+            response = await self._range(rpc.RangeRequest(key=low, revision=revision, count_only=True))
+            return RangeResult((), revision or response.header.revision, more=False, remaining=0)
         response = await self._range(rpc.RangeRequest(key=low, range_end=end, limit=limit, revision=revision))
         items = tuple(map(self._keys.key_value, response.kvs))
         return RangeResult(items, revision or response.header.revision, response.more, response.count - len(items))
