@@ -78,8 +78,8 @@ class EtcdStore:
         _check_not_negative("revision", revision)
         low, end = self._keys.bounds(prefix, start_after)
         if end != EVERYTHING[1] and low >= end:
-            # Nothing can follow, and etcd would take such a range for a mistake. Whether it has the revision is asked all
-            # the same, for any one key.
+            # Nothing can follow, and etcd would take such a range for a mistake. It is asked for the revision all the
+            # same, with any one key.
             response = await self._range(rpc.RangeRequest(key=low, revision=revision, count_only=True))
             return RangeResult((), revision or response.header.revision, more=False, remaining=0)
         response = await self._range(rpc.RangeRequest(key=low, range_end=end, limit=limit, revision=revision))
