@@ -57,6 +57,8 @@ def machine() -> Iterator[None]:
         if server is not None:
             server.kill()
             server.wait()
+        # By itself the cable would stay for as long as the kernel tries to end the lost connection.
+        subprocess.run(["ip", "link", "delete", "kt-van0"], capture_output=True, check=False)
         ip("netns", "delete", NAMESPACE)
 
 

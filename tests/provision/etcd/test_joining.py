@@ -89,6 +89,8 @@ def masters() -> Iterator[Masters]:
         for name in made:
             if (folder / name / "services").exists():
                 found.run("down", name, check=False)
+            # the cable first: the namespace outlives its name while the kernel ends connections in it
+            subprocess.run(["ip", "link", "delete", f"kt-{name}"], capture_output=True, check=False)
             ip("netns", "delete", f"kt-{name}")
         ip("link", "delete", BRIDGE)
         shutil.rmtree(folder, ignore_errors=True)
