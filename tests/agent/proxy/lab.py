@@ -69,6 +69,8 @@ class Namespace:
             os.close(own)
         stack.callback(os.close, self.fd)
         self.run("ip", "link", "set", "lo", "up")
+        # the kernel sends only so many ICMP errors a second, to each address and in all: here each refusal is awaited
+        self.sysctl("net/ipv4/icmp_ratemask", "0")
 
     @contextmanager
     def inside(self) -> Iterator[None]:
