@@ -180,7 +180,7 @@ class EventRecorder:
 
     def _event(self, key: _Key, note: _Note) -> core_v1.Event:
         namespace = note.about.namespace or "default"
-        name = f"{note.about.name}.{int(note.first * 1e6):x}{random.getrandbits(16):04x}"
+        name = f"{note.about.name}.{int(note.first * 1e6):x}{random.getrandbits(32):08x}"
         return core_v1.Event(
             metadata=meta_v1.ObjectMeta(name=name, namespace=namespace),
             involvedObject=note.about,

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import engine
+
+# On shared machines slow input generation or a slow example says nothing about the code.
+settings.register_profile(
+    "ktool", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("ktool")
 
 
 @pytest.fixture(scope="session")
