@@ -23,7 +23,7 @@ from provision.bundle.archive import ArchiveRole, archives
 from provision.inventory.lab import ImageSettings
 from provision.lab_state import cache_dir
 from provision.machine_image.prepare import virtual_image
-from provision.machine_image.recipe import KERNEL_ARGUMENTS
+from provision.machine_image.recipe import EMULATED_ARGUMENTS, KERNEL_ARGUMENTS
 from provision.machine_image.vagrant_box import CPU_FEATURES
 from provision.providers.libvirt.seed import oem_strings
 from provision.ssh.keys import ensure_key
@@ -103,14 +103,16 @@ def _by_hand(folder: Path) -> float:
         "-initrd",
         str(image.boot.initrd),
         "-append",
-        f"{KERNEL_ARGUMENTS} console=ttyS0",
+        f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} console=ttyS0",
     ]
     argv += ["-drive", f"file={disk},if=virtio,format=qcow2", "-serial", f"file:{folder / 'floor.console'}"]
     argv += ["-nic", f"user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-rng-pci"]
     for text in oem_strings("floor", public):
         argv += ["-smbios", f"type=11,value={text}"]
-    ssh = ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
+    ssh = ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-o", "BatchMode=yes", "-o", "ConnectTimeout=3"]
     ssh += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1", "true"]
+    # QEMU's user network takes a connection before anything listens in the machine: such a one is given up soon, or
+    # the time that ssh waits for it would be what is measured.
     began = time.monotonic()
     machine = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

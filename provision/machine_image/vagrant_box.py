@@ -30,7 +30,7 @@ from provision.inventory.lab import ImageSettings
 from provision.lab_state import cache_dir
 from provision.machine_image.cache import as_owner, digest_of, entry
 from provision.machine_image.disk import DISK_BYTES, make_disk
-from provision.machine_image.recipe import KERNEL_ARGUMENTS, content_key, recipe_for
+from provision.machine_image.recipe import EMULATED_ARGUMENTS, KERNEL_ARGUMENTS, content_key, recipe_for
 from provision.machine_image.root import BootFiles, boot_files, root
 from provision.providers.provider import Report
 
@@ -144,6 +144,7 @@ def vagrantfile(driver: Driver) -> str:
         ),
         Driver.KVM: 'libvirt.cpu_mode = "host-passthrough"',
     }[driver]
+    more = f" {EMULATED_ARGUMENTS}" if driver is Driver.QEMU else ""
     return f"""\
 Vagrant.configure("2") do |config|
   config.vm.provider :libvirt do |libvirt|
@@ -152,7 +153,7 @@ Vagrant.configure("2") do |config|
     libvirt.machine_type = "q35"
     libvirt.kernel = File.expand_path("vmlinuz", __dir__)
     libvirt.initrd = File.expand_path("initrd", __dir__)
-    libvirt.cmd_line = "{KERNEL_ARGUMENTS} console=ttyS0"
+    libvirt.cmd_line = "{KERNEL_ARGUMENTS}{more} console=ttyS0"
   end
 end
 """

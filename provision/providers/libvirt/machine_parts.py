@@ -9,7 +9,7 @@ from dataclasses import replace
 from provision.inventory.lab import Lab, Machine, NetworkMode
 from provision.lab_state import LabState
 from provision.machine_image.prepare import VirtualImage
-from provision.machine_image.recipe import KERNEL_ARGUMENTS
+from provision.machine_image.recipe import EMULATED_ARGUMENTS, KERNEL_ARGUMENTS
 from provision.providers.libvirt import volume_names
 from provision.providers.libvirt.acceleration import EMULATED
 from provision.providers.libvirt.definitions import DomainFacts, DomainSettings
@@ -91,8 +91,7 @@ class MachineParts:
             seed = nocloud_disk(nocloud(name, machine.ssh.user, public))
             return replace(settings, seed=self._storage.write(volume_names.seed(name), seed))
         serial = "ttyS0" if settings.arch == "x86_64" else "ttyAMA0"
-        # An emulated processor has none of the faults that the mitigations are for.
-        more = " mitigations=off" if settings.type == EMULATED else ""
+        more = f" {EMULATED_ARGUMENTS}" if settings.type == EMULATED else ""
         return replace(
             settings,
             kernel=kernel.path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provision.machine_image import vagrant_box
-from provision.machine_image.recipe import KERNEL_ARGUMENTS
+from provision.machine_image.recipe import EMULATED_ARGUMENTS, KERNEL_ARGUMENTS
 from provision.machine_image.vagrant_box import Accounts, Driver
 
 ACCOUNTS = Accounts(
@@ -67,4 +67,5 @@ def test_the_boxs_settings_start_its_kernel(driver: Driver, cpu: str) -> None:
     text = vagrant_box.vagrantfile(driver)
     assert f'libvirt.driver = "{driver}"' in text
     assert f'"{cpu}"' in text
-    assert f'"{KERNEL_ARGUMENTS} console=ttyS0"' in text
+    more = f" {EMULATED_ARGUMENTS}" if driver is Driver.QEMU else ""
+    assert f'"{KERNEL_ARGUMENTS}{more} console=ttyS0"' in text
