@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from kube import join, node_labels, pki
 from kube.client import Client
@@ -15,6 +17,8 @@ from provision.local_cluster import steps, waiting
 from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
 from provision.progress import Progress, step
 from provision.services.service import ServiceSupervisor
+
+T = TypeVar("T")
 
 
 class OwnNode:
@@ -39,10 +43,11 @@ class OwnNode:
         self._client = client
 
     async def invite(self) -> None:
-        """Have the agent joined, or a join file written for it; the API server answers. ApiError, ConnectionError."""
+        """Have the agent joined, or a join file written for it; the API server answers already. ApiError where it
+        refuses, KtoolError where it cannot do its work for too long."""
         config = self._config
         invited = config.join_file.exists()
-        if invited and await waiting.find_node(self._client, config.node_name) is not None:
+        if invited and await self._answer(lambda: waiting.find_node(self._client, config.node_name)) is not None:
             return
         async with step(self._progress, "join", "Join token for this machine") as doing:
             token = await self._token()
@@ -74,16 +79,25 @@ class OwnNode:
             doing.result = f"node {config.node_name} is Ready"
 
     async def _token(self) -> bootstrap_token.BootstrapToken:
-        """A token; a master that has just started may not have made kube-system yet, or have read its store."""
-        patience = waiting.Patience(self._config, self._supervisor, MASTER)
         description = f"for {self._config.node_name}, made by ktool up"
+        # 404: a master that has just started may not have made kube-system yet
+        return await self._answer(
+            lambda: bootstrap_token.create(self._client, clock=SystemClock(), description=description), passing=(404,)
+        )
+
+    async def _answer(self, ask: Callable[[], Awaitable[T]], *, passing: tuple[int, ...] = ()) -> T:
+        """What the API server says to a request that may be made twice. It answers, but may not be ready: without an
+        etcd that has a leader, or on its way down once more."""
+        patience = waiting.Patience(self._config, self._supervisor, MASTER)
         while True:
             try:
-                return await bootstrap_token.create(self._client, clock=SystemClock(), description=description)
+                return await ask()
             except ApiError as error:
-                if error.code != 404 and error.code < 500:
+                if error.code not in (429, *range(500, 600), *passing):
                     raise
                 found = error.message
+            except (ConnectionError, TimeoutError) as error:
+                found = f"no connection: {error}"
             await patience.wait(found)
 
     async def _label(self, node: core_v1.Node) -> bool:
@@ -96,5 +110,5 @@ class OwnNode:
         )
         if patch is None:
             return False
-        await self._client.patch(core_v1.Node, self._config.node_name, patch)
+        await self._answer(lambda: self._client.patch(core_v1.Node, self._config.node_name, patch))
         return True
