@@ -140,6 +140,8 @@ async def _run(
     extra: Mapping[str, Any] | None = None,
     sockets: Path | None = None,
 ) -> dict[str, Applied]:
+    if not names:
+        return {}  # no limit at all would be every machine
     ended = {name: Applied() for name in names}
     cancel = threading.Event()
     stacks = {name: ExitStack() for name in names}
