@@ -4,7 +4,7 @@ The archive is a tar whose paths are below `/`. Unpacked there it is a whole ins
 over a root folder as it is, and on a running machine the role `runtime` (provision/ansible) does it in one step.
 
     opt/ktool/KEY/bin/python        → /usr/bin/python3.11: a virtual environment without pip
-    opt/ktool/KEY/lib/.../          site-packages, compiled
+    opt/ktool/KEY/lib/.../          site-packages, compiled; libraries without debuggers' symbols
     opt/ktool/KEY/manifest.json     what this is
     opt/ktool/current               → KEY
     usr/local/bin/ktool             → /opt/ktool/current/bin/ktool
@@ -28,12 +28,12 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from kube.errors import KtoolError
-from provision.bundle import closure, contents
+from provision.bundle import closure, contents, native
 from provision.bundle.archive import Archive, ArchiveRole, Manifest, Report
 from provision.bundle.bytecode import compiled
 
 # Another number when the same input makes another archive.
-FORMAT = 1
+FORMAT = 2
 # Every file's time, in seconds since 1970 (2020-01-01): nobody compares it, and tar warns of much older ones.
 TIME = 1_577_836_800
 # Old archives that stay in the cache, for each role and version of Python.
@@ -157,7 +157,8 @@ def write_layer(tar: tarfile.TarFile, manifest: Manifest, files: Iterable[tuple[
     layer.file(root / "pyvenv.cfg", _PYVENV.encode())
     packages = root / "lib" / manifest.python / "site-packages"
     for name, data in files:
-        layer.file(packages / name, data, mode=0o755 if ".so" in name.suffixes else 0o644)
+        library = ".so" in name.suffixes
+        layer.file(packages / name, native.loaded(data) if library else data, mode=0o755 if library else 0o644)
     layer.file(
         packages / f"ktool-{manifest.version}.dist-info" / "METADATA",
         f"Metadata-Version: 2.1\nName: ktool\nVersion: {manifest.version}\n".encode(),
