@@ -1,10 +1,14 @@
-"""The parts of our Ansible modules that decide."""
+"""The parts of our Ansible modules that decide, and the script that installs a runtime."""
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import io
 import json
-from pathlib import Path
+import subprocess
+import tarfile
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +17,8 @@ import yaml
 from ansible.errors import AnsibleActionFail
 
 from provision.ansible import CONTENT
+from provision.bundle.archive import ArchiveRole, Manifest
+from provision.bundle.runtime import python_tag, write_layer
 
 
 def _load(path: str) -> ModuleType:
@@ -243,6 +249,72 @@ def test_a_runtime_without_its_interpreter_is_none(tmp_path: Path) -> None:
     assert runtime.read_manifest(str(tmp_path)) == {"key": "abc"}
     (tmp_path / "manifest.json").write_text("{")
     assert runtime.read_manifest(str(tmp_path)) == {}
+
+
+def _packed(key: str, files: dict[str, bytes]) -> tuple[dict[str, Any], bytes]:
+    """A small runtime: what is said of it, and its archive."""
+    manifest = Manifest(key=key, role=ArchiveRole.AGENT, version="1", python_tag=python_tag(), arch="x86_64")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        write_layer(tar, manifest, [(PurePosixPath(name), data) for name, data in files.items()])
+    described = {"key": key, "python_tag": manifest.python_tag, "arch": "x86_64", "compiled": True}
+    return described, gzip.compress(packed.getvalue())
+
+
+def _installed(folder: Path, key: str, files: dict[str, bytes], *, cut: int | None = None) -> tuple[int, str, str]:
+    """Status and outputs of the script with a runtime (of which only `cut` bytes arrive)."""
+    archive, data = _packed(key, files)
+    text = action.script(archive, runtimes=str(folder / "opt"), command=str(folder / "bin/ktool"))
+    done = subprocess.run(["sh", "-c", text], input=data[:cut], capture_output=True, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_a_runtime_is_installed_from_standard_input(tmp_path: Path) -> None:
+    library = Path("/proc/self/maps").read_text().split("libc.so.6")[0].rsplit(maxsplit=1)[-1] + "libc.so.6"
+    files = {"ktool/__init__.py": b"", "some/native.so": Path(library).read_bytes()}
+    (tmp_path / "opt/.new-abandoned").mkdir(parents=True)
+    (tmp_path / "opt/packages.json").write_text("[]")
+    for key in ("one", "two", "three"):
+        assert _installed(tmp_path, key, files) == (0, "", "")
+        assert runtime.read_manifest(str(tmp_path / "opt/current"))["key"] == key
+    assert (tmp_path / "bin/ktool").readlink() == tmp_path / "opt/current/bin/ktool"
+    # The one before stays.
+    assert {path.name for path in (tmp_path / "opt").iterdir()} == {"two", "three", "current", "packages.json"}
+    # What an interrupted run has left in the place is replaced.
+    (tmp_path / "opt/current").unlink()
+    (tmp_path / "opt/three/manifest.json").unlink()
+    assert _installed(tmp_path, "three", files)[0] == 0
+    assert runtime.read_manifest(str(tmp_path / "opt/three"))["key"] == "three"
+
+
+@pytest.mark.parametrize(
+    ("files", "cut", "message"),
+    [
+        ({"a.py": b""}, 100, "ktool's runtime cannot be unpacked (found: "),
+        (
+            {"some/native.so": b"\x7fELF for another machine"},
+            None,
+            "ktool's runtime does not run on this machine (found: ",
+        ),
+    ],
+)
+def test_a_runtime_that_cannot_be_used_leaves_nothing(
+    tmp_path: Path, files: dict[str, bytes], cut: int | None, message: str
+) -> None:
+    assert _installed(tmp_path, "one", {"ktool/__init__.py": b""})[0] == 0
+    status, out, err = _installed(tmp_path, "two", files, cut=cut)
+    error = action.problem(status, out, err, AGENT)
+    assert action.told(error).startswith(message), error
+    assert {path.name for path in (tmp_path / "opt").iterdir()} == {"one", "current"}
+    assert runtime.read_manifest(str(tmp_path / "opt/current"))["key"] == "one"
+
+
+def test_no_room_for_a_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action, "NEEDED_MB", 10**12)
+    status, out, err = _installed(tmp_path, "one", {"a.py": b"x" * 10**6})
+    error = action.problem(status, out, err, AGENT)
+    assert action.told(error).startswith("there is no room for ktool's runtime (found: ")
+    assert list((tmp_path / "opt").iterdir()) == []
 
 
 def test_every_package_has_a_name_for_each_family() -> None:

@@ -1,19 +1,62 @@
 """Where Ansible runs: which runtime a machine gets, and its archive's way there if the machine has none of it.
 
 One round trip where nothing is to be done: the machine is told the keys that would do, and answers. Only then is an
-archive chosen for its version of Python, and copied. Where somebody has looked at the machine a moment ago (`seen`,
-from `ktool lab`), not even that one is needed.
+archive chosen for its version of Python. Where somebody has looked at the machine a moment ago (`seen`, from `ktool
+lab`), not even that one is needed.
+
+The archive goes through the connection straight into tar: to lay it down as a file first, and to start a module of
+Ansible around tar, takes a machine as long again as the unpacking.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 PYTHONS_MEND = "Install that version of Python on the machine, or use an image that has it."
+RUNTIMES = "/opt/ktool"
+COMMAND = "/usr/local/bin/ktool"
+NEEDED_MB = 400
+# Loads what is compiled for one kind of machine, with every symbol; the rest runs where this does. To import it would
+# load Python modules besides, and take five times as long.
+CHECK = """
+import ctypes, pathlib, sys
+for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.so*")):
+    ctypes.CDLL(str(path))
+"""
+NO_ROOM, NOT_WHOLE, NOT_RUNNING = 10, 11, 12
+# Unpacks the archive on standard input beside its place, has it ready to run, and moves it there; then it is the
+# runtime in use. The one before it stays, older ones and what interrupted runs have left go.
+INSTALL = """
+umask 022
+fail() { status=$1; cat >/dev/null; exit "$status"; }
+link() { rm -f "$2.new" && ln -s "$1" "$2.new" && mv -fT "$2.new" "$2"; }
+mkdir -p "$runtimes" || fail 1
+free=$(($(df -k --output=avail "$runtimes" | tail -n 1) * 1024 / 1000000))
+if [ "$free" -lt "$needed" ]; then echo "$free"; fail $no_room; fi
+folder=$(mktemp -d "$runtimes/.new-XXXXXX") || fail 1
+trap 'rm -rf "$folder"' EXIT
+chmod 755 "$folder"
+tar -xzf - -C "$folder" --no-same-owner --strip-components=3 "opt/ktool/$key" || fail $not_whole
+if [ ! -x "/usr/bin/$python" ]; then
+    ln -sf "/usr/local/bin/$python" "$folder/bin/python"
+    printf 'home = /usr/local/bin\ninclude-system-site-packages = false\n' >"$folder/pyvenv.cfg"
+fi
+[ -z "$compile" ] || "$folder/bin/python" -m compileall -q "$folder/lib" || true
+"$folder/bin/python" -I -S -B -c "$check" "$folder/lib" || fail $not_running
+before=$(readlink "$runtimes/current" || true)
+rm -rf "$runtimes/$key" && mv -T "$folder" "$runtimes/$key" && link "$key" "$runtimes/current" || fail 1
+mkdir -p "${command%/*}" && link "$runtimes/current/bin/ktool" "$command" || fail 1
+for old in "$runtimes"/* "$runtimes"/.new-*; do
+    if [ ! -d "$old" ] || [ -L "$old" ]; then continue; fi
+    case "${old##*/}" in "$key" | "$before") ;; *) rm -rf "$old" ;; esac
+done
+"""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -37,19 +80,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         if found.get("failed") or not found.get("needs") or self._task.check_mode:
             return result
         archive = choose(wanted, set(found["interpreters"]), found["arch"], role=str(args.get("role", "agent")))
-        folder = self._make_tmp_path()
-        try:
-            remote = self._connection._shell.join_path(folder, "runtime.tar.gz")
-            self._transfer_file(archive["path"], remote)
-            self._fixup_perms2((folder, remote))
-            manifest = {name: archive[name] for name in ("key", "python_tag", "arch", "compiled") if name in archive}
-            done = self._module({**args, "archive": remote, "manifest": manifest, "keys": [archive["key"]]}, task_vars)
-        finally:
-            self._remove_tmp_path(folder)
-        result.update(done)
-        result["changed"] = bool(found.get("changed") or done.get("changed"))
-        result["installed"] = found["installed"]
-        return result
+        self._install(archive)
+        return {**result, "changed": True, "needs": False, "runtime": archive["key"]}
+
+    def _install(self, archive: Mapping[str, Any]) -> None:
+        """Have the runtime of an archive unpacked, and in use. AnsibleActionFail if that is impossible."""
+        line = f"{self._compute_environment_string()} sh -c {shlex.quote(script(archive))}".strip()
+        done = self._low_level_execute_command(line, in_data=Path(archive["path"]).read_bytes())
+        if done["rc"] != 0:
+            error = problem(int(done["rc"]), str(done["stdout"]), str(done["stderr"]), archive)
+            raise AnsibleActionFail(told(error), result={"error": error})
 
     def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_name="ktool_runtime", module_args=args, task_vars=task_vars)
@@ -77,6 +117,51 @@ def known(args: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | 
         "joined": bool(seen["joined"]),
         "master": bool(seen.get("master")),
     }
+
+
+def script(archive: Mapping[str, Any], *, runtimes: str = RUNTIMES, command: str = COMMAND) -> str:
+    """The shell script that installs the runtime whose archive it gets on standard input."""
+    tag = str(archive["python_tag"])
+    settings = {
+        "runtimes": runtimes,
+        "command": command,
+        "key": str(archive["key"]),
+        "python": f"python{tag[2]}.{tag[3:]}",
+        "compile": "" if archive.get("compiled", True) else "yes",
+        "check": CHECK,
+        "needed": str(NEEDED_MB),
+        "no_room": str(NO_ROOM),
+        "not_whole": str(NOT_WHOLE),
+        "not_running": str(NOT_RUNNING),
+    }
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()) + INSTALL
+
+
+def problem(status: int, out: str, err: str, archive: Mapping[str, Any]) -> dict[str, str]:
+    """What a failed `script` says, as the four parts of ktool's errors."""
+    said = last_words(err or out)
+    if status == NO_ROOM:
+        found, wanted = f"{out.strip()} MB free in {RUNTIMES}", f"{NEEDED_MB} MB"
+        return {"what": "there is no room for ktool's runtime", "found": found, "wanted": wanted, "mend": ""}
+    if status == NOT_RUNNING:
+        what, wanted = "ktool's runtime does not run on this machine", f"{archive['python_tag']} on {archive['arch']}"
+    elif status == NOT_WHOLE:
+        what, wanted = "ktool's runtime cannot be unpacked", "a whole archive"
+    else:
+        what, wanted = "ktool's runtime cannot be installed", ""
+    return {"what": what, "found": said or f"status {status}", "wanted": wanted, "mend": ""}
+
+
+def told(error: Mapping[str, str]) -> str:
+    """An error's four parts as one text."""
+    sides = "; ".join(f"{name}: {error[name]}" for name in ("found", "wanted") if error[name])
+    return error["what"] + (f" ({sides})" if sides else "") + (". " + error["mend"] if error["mend"] else "")
+
+
+def last_words(text: str) -> str:
+    """The end of a program's output, as one line."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return "; ".join(lines[-2:])[-400:]
 
 
 def suitable(archives: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:

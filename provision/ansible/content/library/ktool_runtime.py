@@ -1,6 +1,6 @@
 #!/usr/bin/python
-# On the machine: looks at packages and ktool's runtime, changes what differs, and checks it; in one go, for every
-# further task costs seconds on a slow machine. Copying the archive is the work of the action plugin of this name.
+# On the machine: looks at packages and ktool's runtime, and changes what differs; in one go, for every further task
+# costs seconds on a slow machine. To install a runtime that is not there is the work of the action plugin of this name.
 # Any Python from 3.8 on runs this; nothing but Ansible's own module code is imported.
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -18,8 +17,8 @@ DOCUMENTATION = r"""
 module: ktool_runtime
 short_description: Packages that ktool needs, and ktool's runtime
 description:
-  - Installs the packages whose command is missing, and the runtime unless one of the wanted ones is in use.
-  - The action plugin of the same name chooses the archive and copies it if it is needed.
+  - Installs the packages whose command is missing, and has one of the wanted runtimes be in use if one is there.
+  - The action plugin of the same name installs one if none is.
 options:
   role: {description: "agent, control, or none for packages only.", type: str, default: agent}
   archives: {description: Read by the action plugin., type: list, elements: dict}
@@ -38,11 +37,7 @@ COMMAND = "/usr/local/bin/ktool"
 PACKAGES_FILE = "/opt/ktool/packages.json"
 UNITS = "/etc/systemd/system"
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NEEDED_BYTES = 400 * 1000 * 1000
 APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "LC_ALL": "C"}
-# What is compiled for one kind of machine: the rest runs where this does. Not aiohttp, of which everything would be
-# loaded; its wheel is of the same kind as that of multidict.
-CHECK = "import ktool, msgspec, orjson, yaml, cryptography.hazmat.bindings._rust, uvloop, multidict, psutil"
 
 
 def missing(packages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,52 +189,6 @@ def link(target: str, path: str) -> bool:
     return True
 
 
-def unpack(module: Any, archive: str, manifest: dict[str, Any]) -> None:
-    """Unpack an archive beside its place, have it ready to run, and move it there."""
-    key = manifest["key"]
-    os.makedirs(RUNTIMES, mode=0o755, exist_ok=True)
-    free = shutil.disk_usage(RUNTIMES).free
-    if free < NEEDED_BYTES:
-        give_up(
-            module,
-            "there is no room for ktool's runtime",
-            found=f"{free // 1000000} MB free in {RUNTIMES}",
-            wanted=f"{NEEDED_BYTES // 1000000} MB",
-        )
-    folder = tempfile.mkdtemp(prefix=".new-", dir=RUNTIMES)
-    try:
-        os.chmod(folder, 0o755)  # noqa: S103 (everyone may run it)
-        code, out, err = module.run_command(
-            ["tar", "-xzf", archive, "-C", folder, "--no-same-owner", "--strip-components=3", "opt/ktool/" + key]
-        )
-        if code != 0:
-            give_up(
-                module, "ktool's runtime cannot be unpacked", found=last_words(err or out), wanted="a whole archive"
-            )
-        python = interpreters()[manifest["python_tag"]]
-        if os.path.dirname(python) != "/usr/bin":
-            os.unlink(folder + "/bin/python")
-            os.symlink(python, folder + "/bin/python")
-            with open(folder + "/pyvenv.cfg", "w") as file:
-                file.write(f"home = {os.path.dirname(python)}\ninclude-system-site-packages = false\n")
-        if not manifest.get("compiled", True):
-            module.run_command([folder + "/bin/python", "-m", "compileall", "-q", folder + "/lib"])
-        code, out, err = module.run_command([folder + "/bin/python", "-I", "-B", "-c", CHECK])
-        if code != 0:
-            give_up(
-                module,
-                "ktool's runtime does not run on this machine",
-                found=last_words(err or out),
-                wanted=f"{manifest['python_tag']} on {manifest['arch']}",
-            )
-        place = os.path.join(RUNTIMES, key)
-        if os.path.lexists(place):  # what an interrupted run left
-            shutil.rmtree(place)
-        os.rename(folder, place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def use(key: str) -> bool:
     """Have a runtime that is there be the one in use; the one before it stays, older ones go."""
     before = os.readlink(CURRENT) if os.path.islink(CURRENT) else ""
@@ -263,8 +212,6 @@ def main() -> None:
             "archives": {"type": "list", "elements": "dict", "default": []},
             # from the action plugin
             "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
-            "archive": {"type": "path", "default": ""},
-            "manifest": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -278,10 +225,6 @@ def main() -> None:
             result["installed"] = install_packages(module, absent)
     if params["role"] == "none":
         module.exit_json(**result)
-    if params["archive"]:
-        unpack(module, params["archive"], params["manifest"])
-        use(params["manifest"]["key"])
-        result["changed"] = True
     current = read_manifest(CURRENT)
     if params["keys"] and current.get("key") not in params["keys"]:
         there = [key for key in params["keys"] if read_manifest(os.path.join(RUNTIMES, key))]
