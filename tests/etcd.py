@@ -21,6 +21,7 @@ from pathlib import Path
 from control.store.etcd.config import DEFAULT_PREFIX, EtcdConfig, parse_endpoints
 from kube import pki
 from kube.clock import SystemClock
+from tests.ports import free_port
 
 ETCD = "etcd"
 START_SECONDS = 20.0
@@ -37,7 +38,7 @@ class EtcdServer:
     def __init__(self, folder: Path, *, first: EtcdServer | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port, self._peer_port = _free_ports()
+        self.port, self._peer_port = free_port(), free_port()
         self.ca, self.cert, self.key = folder / "ca.crt", folder / "client.crt", folder / "client.key"
         self.cluster: list[EtcdServer] = [self]
         self._process: subprocess.Popen[bytes] | None = None
@@ -153,10 +154,3 @@ def etcd_cluster(folder: Path, members: int = 3) -> Iterator[list[EtcdServer]]:
     finally:
         for server in found:
             server.kill()
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]

@@ -17,7 +17,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.keys import ensure_key
+from tests.ports import free_port
 
 SSHD = "/usr/sbin/sshd"
 START_SECONDS = 15.0
@@ -173,13 +173,6 @@ def start(
             raise AssertionError(f"sshd did not start: {server.log}")
         time.sleep(0.01)
     return server
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

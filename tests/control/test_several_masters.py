@@ -25,6 +25,7 @@ from provision import bootstrap_token
 from tests import etcd
 from tests.control import master_process
 from tests.control.master_process import MasterProcess
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(etcd.missing() != "", reason=etcd.missing())
 
@@ -58,7 +59,7 @@ class Masters:
         elif ready:
             self.running[number] = master_process.start(data, *arguments, roles=ROLES)
         else:
-            self.running[number] = master_process.launch(data, master_process.free_port(), *arguments, roles=ROLES)
+            self.running[number] = master_process.launch(data, free_port(), *arguments, roles=ROLES)
         return self.running[number]
 
     def client(self, number: int) -> Client:
@@ -160,7 +161,7 @@ async def test_a_write_on_one_is_seen_on_all(three: Masters) -> None:
         async def all_seen() -> bool:
             return len(seen) >= 120
 
-        await eventually(all_seen, 5, three)
+        await eventually(all_seen, 20, three)
         expected = []
         for n in range(30):
             expected += [("ADDED", f"{n}"), ("MODIFIED", f"{n} again"), ("MODIFIED", f"{n} last")]
@@ -276,7 +277,7 @@ async def test_masters_outlive_their_etcd(three: Masters, shared: tuple[Masters,
             async def told() -> bool:
                 return [name for name in seen if name in written] == written
 
-            await eventually(told, 5, masters)
+            await eventually(told, 20, masters)
     finally:
         following.cancel()
         await asyncio.wait([following])
@@ -304,7 +305,7 @@ async def test_a_leader_that_stops_hands_over_at_once(masters: Masters) -> None:
         found = await leaders(one)
         return len(found) == 1 and "" not in found
 
-    await eventually(led, 5, masters)
+    await eventually(led, 20, masters)
     first = await leaders(one)
     masters.start(2)
     two = masters.client(2)
@@ -313,7 +314,7 @@ async def test_a_leader_that_stops_hands_over_at_once(masters: Masters) -> None:
     async def both() -> bool:
         return await endpoints(one) == await endpoints(two) == (["192.0.2.1", "192.0.2.2"],) * 2
 
-    await eventually(both, 10, masters)
+    await eventually(both, 20, masters)
     assert masters.running[1].stop() == 0
     assert await endpoints(two) == (["192.0.2.2"],) * 2
 
@@ -321,7 +322,7 @@ async def test_a_leader_that_stops_hands_over_at_once(masters: Masters) -> None:
         now = await leaders(two)
         return not now & first and "" not in now
 
-    await eventually(handed_over, 5, masters)
+    await eventually(handed_over, 10, masters)  # before the Leases would end by themselves
 
 
 @contextlib.asynccontextmanager
@@ -410,7 +411,7 @@ async def test_a_leader_killed_in_a_roll_out_is_replaced(masters: Masters, tmp_p
         async def some_bound() -> bool:
             return len(bound) >= 3
 
-        await eventually(some_bound, 10, masters)
+        await eventually(some_bound, 20, masters)
         masters.running[1].kill()
         at_kill = len(bound)
         await asyncio.wait(writing)

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from ktool.cli import ON_THIS_MACHINE, cli
 from tests.control import master_process
 from tests.control.master_process import MasterProcess
+from tests.ports import free_port
 from tests.sshd import Server, User, missing, public_folder, sshd
 
 needs_sshd = pytest.mark.skipif(bool(missing(users=True)), reason=missing(users=True) or "-")
@@ -180,7 +181,7 @@ def test_no_master_there(ktool: Ktool, tmp_path: Path, master: MasterProcess) ->
     assert "No such file" in found.stderr
     assert "see that the machine is a master" in found.stderr
     config = yaml.safe_load(master.kubeconfig.read_text())
-    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{master_process.free_port()}"
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
     (tmp_path / "dead").write_text(yaml.safe_dump(config))
     dead = ktool("--via", "ssh://master", "--kubeconfig", str(tmp_path / "dead"), "get", "namespaces")
     assert dead.returncode == 1

@@ -33,7 +33,7 @@ from kube.clock import SystemClock
 from kube.errors import KtoolError
 from tests import etcd
 from tests.contract.store_engines import take
-from tests.control.master_process import free_port
+from tests.ports import free_port
 
 Code = grpc.StatusCode
 HERE = Endpoint("127.0.0.1:2379", False)

@@ -24,6 +24,7 @@ from kube.models import core_v1
 from kube.transport import HTTPTransport
 from provision.lab_state import LABS_VARIABLE, LabState
 from tests.control import master_process
+from tests.ports import free_port
 
 CHECKOUT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
@@ -187,7 +188,7 @@ def sshd(tmp_path: Path) -> Iterator[tuple[int, LabState]]:
     public = " ".join((tmp_path / "host_key.pub").read_text().split()[:2])
     # the master's key is in the inventory, as of a machine that exists; the others' were pinned when they were made
     state.known_hosts.write_text("".join(f"{name} {public}\n" for name in NODES if name != "master-1"))
-    port = master_process.free_port()
+    port = free_port()
     config = tmp_path / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\nUsePAM no\n"

@@ -19,7 +19,8 @@ from provision.providers.provider import MachineState, Provider
 from provision.providers.ssh import SSHProvider
 from provision.ssh import config, known_hosts
 from provision.ssh.reach import reach
-from tests.sshd import free_port, missing, sshd
+from tests.ports import free_port
+from tests.sshd import missing, sshd
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ+pbtdUkJ5UYPkXkIcQ0ZtHNmGrJzTjz3oMLLs0Tw0Z"
 

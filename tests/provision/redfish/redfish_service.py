@@ -17,6 +17,7 @@ import bcrypt
 from kube import pki
 from kube.clock import SystemClock
 from provision.inventory.lab import RedfishSettings
+from tests.ports import free_port
 
 USER, PASSWORD = "admin", "correct horse"
 START_SECONDS = 30.0
@@ -90,13 +91,6 @@ def redfish_service(folder: Path, config: Mapping[str, Any]) -> Iterator[Redfish
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody has."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from kube.errors import KtoolError
 from provision.inventory.lab import RedfishSettings
 from provision.providers.redfish.bmc import Bmc, BootDevice, Power, base_url, password_of
-from tests.provision.redfish.redfish_service import FAKE, PASSWORD, RedfishService, free_port, redfish_service
+from tests.ports import free_port
+from tests.provision.redfish.redfish_service import FAKE, PASSWORD, RedfishService, redfish_service
 
 
 @pytest.fixture(scope="module")

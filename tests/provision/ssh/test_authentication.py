@@ -17,7 +17,8 @@ from provision.ssh.errors import AuthenticationFailed, ForwardRefused, HostKeyMi
 from provision.ssh.jump_hosts import JumpHosts
 from provision.ssh.keys import ensure_key
 from provision.ssh.reach import reach
-from tests.sshd import Server, User, free_port, missing, public_folder, sshd
+from tests.ports import free_port
+from tests.sshd import Server, User, missing, public_folder, sshd
 
 pytestmark = pytest.mark.skipif(bool(missing(users=True)), reason=missing(users=True) or "-")
 

@@ -12,7 +12,8 @@ import pytest
 from provision.ssh import errors, parallel
 from provision.ssh.endpoint import Endpoint
 from provision.ssh.reach import reach
-from tests.sshd import Server, free_port, missing, sshd, start
+from tests.ports import free_port
+from tests.sshd import Server, missing, sshd, start
 
 needs_sshd = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
