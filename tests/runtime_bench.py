@@ -101,6 +101,12 @@ async def ended(bench: Bench, container_id: str) -> ContainerStatus:
             await asyncio.sleep(0.02)
 
 
+async def first_line(bench: Bench, container_id: str) -> LogLine:
+    """Wait for the first line of a container's log: it has come as far as to say it."""
+    async with asyncio.timeout(20), aclosing(bench.runtime.logs(container_id, follow=True)) as lines:
+        return await anext(lines)
+
+
 async def log_of(
     bench: Bench, container_id: str, *, tail_lines: int | None = None, since: datetime | None = None
 ) -> list[LogLine]:

@@ -79,7 +79,7 @@ def test_get_watch_follows_changes(cluster: Cluster, namespace: str) -> None:
     with cluster.follow(command) as watching:
         eventually(watching.text, lambda text: "kube-root-ca.crt" in text)
         cluster.core.create_namespaced_config_map(namespace, manifests.config_map("news", a="1"))
-        eventually(watching.text, lambda text: "news" in text, timeout=5)
+        eventually(watching.text, lambda text: "news" in text)
 
 
 def test_logs(cluster: Cluster, namespace: str) -> None:

@@ -159,7 +159,7 @@ def test_readiness_gates_traffic(cluster: Cluster, namespace: str) -> None:
     assert endpoints() == []
     cluster.sh(namespace, "slow", "touch /tmp/ready", container="web")
     cluster.running(namespace, "slow", timeout=10)
-    eventually(endpoints, timeout=5)
+    eventually(endpoints)
     cluster.sh(namespace, "slow", "rm /tmp/ready", container="web")
     eventually(endpoints, lambda found: found == [], timeout=10)
 

@@ -152,7 +152,7 @@ def test_who_may_do_what(cluster: Cluster, namespace: str) -> None:
                 "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}],
             },
         )
-        eventually(lambda: core.list_namespaced_config_map(namespace).items, timeout=5)
+        eventually(lambda: core.list_namespaced_config_map(namespace).items)
         with pytest.raises(kubernetes.client.ApiException):
             core.list_namespaced_secret(namespace)
 

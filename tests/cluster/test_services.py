@@ -72,10 +72,10 @@ def test_load_is_spread_and_follows_the_scale(cluster: Cluster, namespace: str) 
     cluster.core.create_namespaced_service(namespace, manifests.service("web"))
     cluster.available(namespace, "web")
     url = f"http://{cluster_ip(cluster, namespace, 'web')}/"
-    eventually(lambda: len({get(url).split()[1] for _ in range(12)}), lambda n: n == 3, timeout=5)
+    eventually(lambda: len({get(url).split()[1] for _ in range(12)}), lambda n: n == 3)
     seen = collections.Counter(get(url).split()[1] for _ in range(150))
     assert len(seen) == 3
-    assert min(seen.values()) > 25, seen
+    assert min(seen.values()) > 20, seen  # 50 on average; less than this by chance once in 10 million runs
     cluster.apps.patch_namespaced_deployment_scale("web", namespace, {"spec": {"replicas": 1}})
     eventually(lambda: {get(url).split()[1] for _ in range(10)}, lambda pods: len(pods) == 1, timeout=10)
 
@@ -90,7 +90,7 @@ def test_a_service_without_endpoints_refuses_at_once(cluster: Cluster, namespace
             get(url, timeout=3)
         return time.monotonic() - start < 1
 
-    eventually(lambda: not _times_out(url), timeout=5)
+    eventually(lambda: not _times_out(url))
     assert refused()
 
 
@@ -106,8 +106,13 @@ def test_a_node_port_answers_another_machine(cluster: Cluster, outside: list[str
     command = [*outside, "curl", "-sS", "-m", "5", f"http://{NODE_ADDRESS}:30080/"]
     if subprocess.run(["which", "curl"], capture_output=True).returncode:
         command = [*outside, "busybox", "wget", "-q", "-O", "-", f"http://{NODE_ADDRESS}:30080/"]
-    seen = {subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split()[3] for _ in range(20)}
-    assert seen == {p.metadata.name for p in cluster.pods("web")}
+    pods = {p.metadata.name for p in cluster.pods("web")}
+    seen: set[str] = set()
+    for _ in range(100):  # that one of three is not among them happens once in 10^17 runs
+        seen.add(subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split()[3])
+        if seen >= pods:
+            break
+    assert seen == pods
 
 
 def test_another_machine_reaches_neither_cluster_ips_nor_the_kubelet_unasked(
@@ -138,9 +143,9 @@ def test_client_ip_affinity(cluster: Cluster, namespace: str) -> None:
     cluster.core.create_namespaced_service(namespace, manifests.service("web", sessionAffinity="ClientIP"))
     cluster.available(namespace, "web")
     url = f"http://{cluster_ip(cluster, namespace, 'web')}/"
-    eventually(lambda: get(url), timeout=5)
-    time.sleep(0.5)  # all three are endpoints by now: from here on nothing may change
-    assert len({get(url).split()[1] for _ in range(20)}) == 1
+    eventually(lambda: get(url))
+    # once all three are endpoints, nothing changes any more; without affinity one answers 20 times once in 10^9 runs
+    eventually(lambda: {get(url).split()[1] for _ in range(20)}, lambda pods: len(pods) == 1, timeout=5)
 
 
 def test_a_pod_reaches_itself_and_others_by_the_service(cluster: Cluster, namespace: str) -> None:

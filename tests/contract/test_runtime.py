@@ -36,7 +36,18 @@ from agent.runtime.runtime import (
     StreamName,
 )
 from kube import image_archive
-from tests.runtime_bench import IMAGE, Bench, busybox_image, docker_bench, ended, hollow_bench, pod, run, shell
+from tests.runtime_bench import (
+    IMAGE,
+    Bench,
+    busybox_image,
+    docker_bench,
+    ended,
+    first_line,
+    hollow_bench,
+    pod,
+    run,
+    shell,
+)
 
 
 @pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "hollow"])
@@ -136,7 +147,7 @@ async def test_container_states(bench: Bench) -> None:
     sandbox = pod(bench)
     sandbox_id = await bench.runtime.run_sandbox(sandbox)
     container_id = await bench.runtime.create_container(
-        sandbox_id, shell("trap 'exit 0' TERM; sleep 60 & wait"), sandbox
+        sandbox_id, shell("trap 'exit 0' TERM; echo ready; sleep 60 & wait"), sandbox
     )
     created = await bench.runtime.container_status(container_id)
     assert (created.state, created.exit_code, created.started_at) == (ContainerState.CREATED, None, None)
@@ -148,7 +159,7 @@ async def test_container_states(bench: Bench) -> None:
     assert running.image == IMAGE
     assert running.image_id.startswith("sha256:")
 
-    await asyncio.sleep(0.1)  # the shell sets its trap
+    await first_line(bench, container_id)  # the shell has set its trap
     await bench.runtime.stop_container(container_id, 10)
     exited = await bench.runtime.container_status(container_id)
     assert (exited.state, exited.exit_code, exited.reason) == (ContainerState.EXITED, 0, "Completed")

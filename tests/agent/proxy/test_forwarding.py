@@ -180,11 +180,16 @@ def test_without_endpoints_refused_at_once(node: Node, udp: bool) -> None:
         (node.lab.node, "192.0.2.1", 30080),
     ]
     for where, ip, port in places:
-        start = time.monotonic()
-        # what the node itself sends over UDP is refused to the sender's face: EPERM from send()
-        with pytest.raises((ConnectionRefusedError, PermissionError)):
-            where.ask(ip, port, udp=udp)
-        assert time.monotonic() - start < QUICK
+
+        def seconds(where: Any = where, ip: str = ip, port: int = port) -> float:
+            start = time.monotonic()
+            # what the node itself sends over UDP is refused to the sender's face: EPERM from send()
+            with pytest.raises((ConnectionRefusedError, PermissionError)):
+                where.ask(ip, port, udp=udp)
+            return time.monotonic() - start
+
+        # a busy machine may be late now and then; what waits for TCP to ask again is so every time
+        assert any(seconds() < QUICK for _ in range(3))
 
 
 def test_udp_flows_move_on_when_their_endpoint_goes(node: Node) -> None:

@@ -105,7 +105,7 @@ def test_link_changes_are_told_once_for_many(space: labs.Namespace, loop: object
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.02)
         space.ip("link add one type veth peer name two", "link set one up", "link set two up", "link del one")
-        await asyncio.wait_for(first, 3)
+        await asyncio.wait_for(first, 20)
         told += 1
         try:
             await asyncio.wait_for(anext(changes), 0.3)

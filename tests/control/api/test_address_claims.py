@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from control.api.address_claims import PREFIX, AddressClaims
+from control.api.address_claims import PREFIX, AddressClaims, Claim
 from control.api.admission.service_addresses import SERVICES, ServiceAddresses
 from control.api.attributes import Attributes, Operation, Undo, UserInfo
 from control.store.sqlite import SqliteStore
@@ -60,12 +60,17 @@ class OneMaster:
 
     async def claimed(self) -> list[str]:
         """What is claimed in the store, once this master has taken back what it can."""
+        done, idle = self.claims._done, asyncio.Event()
+        take = type(done).get
+
+        async def taken() -> Claim:
+            if done.empty():
+                idle.set()
+            return await take(done)
+
+        done.get = taken  # type: ignore[method-assign]
         run = asyncio.create_task(self.claims.run())
-        for _ in range(100):
-            if self.claims._done.empty():
-                break
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(idle.wait(), 20)
         run.cancel()
         await asyncio.wait([run])
         return [kv.key.removeprefix(PREFIX) for kv in (await self.store.range(PREFIX)).items]

@@ -182,7 +182,7 @@ def status(cluster: Cluster) -> dict[str, Any]:
 
 async def issue(cluster: Cluster) -> None:
     """Signing runs in a thread: give it real time."""
-    for _ in range(100):
+    for _ in range(2000):
         await cluster.settle()
         if status(cluster).get("certificate"):
             return
