@@ -146,11 +146,14 @@ async def start_engine(
 def run_service(supervisor: ServiceSupervisor, spec: ServiceSpec, *, restart: bool = False) -> bool:
     """Have the service running as `spec` says; True if it had to be started."""
     running = supervisor.status(spec.name).running
-    changed = supervisor.install(spec)
-    if running and not changed and not restart:
-        return False
-    if running:
+    if running and (restart or supervisor.differs(spec)):
+        # Before its settings change: a run that ends in between would leave a process of the old ones beside the new
+        # ones, and the next run take it for theirs.
         supervisor.stop(spec.name)
+        running = False
+    supervisor.install(spec)
+    if running:
+        return False
     supervisor.start(spec.name)
     return True
 

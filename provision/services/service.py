@@ -84,6 +84,10 @@ class ServiceSupervisor(Protocol):
         """
         ...
 
+    def differs(self, spec: ServiceSpec) -> bool:
+        """Whether the service is known otherwise than `spec` says, or not at all: whether `install` would be True."""
+        ...
+
     def start(self, name: str) -> None:
         """Have the service running; a running one is left alone. KtoolError if it cannot be started."""
         ...

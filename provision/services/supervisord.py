@@ -109,6 +109,10 @@ class SupervisordServices:
             self._load()
         return changed
 
+    def differs(self, spec: ServiceSpec) -> bool:
+        """See ServiceSupervisor."""
+        return self._spec(spec.name) != spec
+
     @_one_at_a_time
     def start(self, name: str) -> None:
         """See ServiceSupervisor."""

@@ -69,10 +69,20 @@ class SystemdServices:
             self._new.add(spec.name)
         return True
 
+    def differs(self, spec: ServiceSpec) -> bool:
+        """See ServiceSupervisor."""
+        try:
+            return self._path(spec.name).read_text() != unit_text(spec, prefix=self._prefix, data_dir=self._data_dir)
+        except FileNotFoundError:
+            return True
+
     def start(self, name: str) -> None:
         """See ServiceSupervisor."""
         unit = self._path(name).name
         if name not in self._new:
+            # Whoever wrote it may have been killed before systemd heard of it.
+            if self._systemctl("show", unit, "--property=NeedDaemonReload").strip() == "NeedDaemonReload=yes":
+                self._systemctl("daemon-reload")
             try:
                 # A unit that failed too often refuses to start until its failures are forgotten.
                 self._systemctl("reset-failed", unit)
@@ -86,7 +96,7 @@ class SystemdServices:
             try:
                 self._systemctl(*start)
             except CommandFailed as failed:
-                if name not in self._new or "not found" not in failed.output:
+                if "not found" not in failed.output:
                     raise
                 # systemd before 247 remembers that a unit was missing which another one names.
                 self._systemctl("daemon-reload")

@@ -96,7 +96,10 @@ def test_a_changed_spec_takes_effect_with_the_next_start(services: SupervisordSe
     services.install(spec(short_dir))
     services.start("sleeper")
     eventually(lambda: services.status("sleeper").running)
-    assert services.install(spec(short_dir, env={"COLOUR": "blue"})) is True
+    blue = spec(short_dir, env={"COLOUR": "blue"})
+    assert services.differs(spec(short_dir)) is False
+    assert services.differs(blue) is True
+    assert services.install(blue) is True
     services.stop("sleeper")
     services.start("sleeper")
     eventually(lambda: "blue" in tail(short_dir / "log" / "sleeper.log"))

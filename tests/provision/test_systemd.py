@@ -121,10 +121,13 @@ def test_quote(text: str, quoted: str) -> None:
 
 
 def test_install_is_idempotent(services: SystemdServices, systemctl: Systemctl, tmp_path: Path) -> None:
+    assert services.differs(local(tmp_path, "master")) is True
     assert services.install(local(tmp_path, "master")) is True
     assert services.install(local(tmp_path, "master")) is False
+    assert services.differs(local(tmp_path, "master")) is False
     assert systemctl.calls == []
     changed = dataclasses.replace(local(tmp_path, "master"), argv=("/bin/false",))
+    assert services.differs(changed) is True
     assert services.install(changed) is True
     assert systemctl.calls == ["daemon-reload", "enable --quiet --no-reload ktool-master.service"]
     assert services.log_path("master") == tmp_path / "log" / "master.log"
@@ -139,7 +142,7 @@ def test_a_new_unit_is_started_without_reading_all_others_again(
     services.start("master")
     unit = "ktool-master.service"
     start = f"enable --quiet --no-reload --now {unit}"
-    assert systemctl.calls == [start, f"reset-failed {unit}", start]
+    assert systemctl.calls == [start, f"show {unit} --property=NeedDaemonReload", f"reset-failed {unit}", start]
 
 
 def test_a_unit_that_does_not_start_with_the_machine(
@@ -164,6 +167,26 @@ def test_a_unit_that_systemd_remembers_as_missing(
         services.start("master")
     start = "enable --quiet --no-reload --now ktool-master.service"
     assert systemctl.calls == [start, "daemon-reload", start]
+
+
+def test_what_another_run_wrote_before_it_was_killed(
+    services: SystemdServices, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    """systemd has not heard of it, whether the unit was new or another one before."""
+    services.install(local(tmp_path, "master"))
+    again = SystemdServices(tmp_path / "data", unit_directory=tmp_path, runner=systemctl)
+    assert again.differs(local(tmp_path, "master")) is False
+    systemctl.answers["show"] = "NeedDaemonReload=yes\n"
+    again.start("master")
+    unit = "ktool-master.service"
+    start = f"enable --quiet --no-reload --now {unit}"
+    assert systemctl.calls[1:] == ["daemon-reload", f"reset-failed {unit}", start]
+    systemctl.calls.clear()
+    systemctl.answers["show"] = "NeedDaemonReload=no\n"
+    systemctl.answers["enable"] = CommandFailed(["systemctl", "enable"], 5, f"Unit {unit} not found.")
+    with pytest.raises(KtoolError, match="cannot be started"):
+        again.start("master")
+    assert systemctl.calls[-3:] == [start, "daemon-reload", start]
 
 
 def test_names_in_starting_order_and_removal_in_reverse(
