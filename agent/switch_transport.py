@@ -7,7 +7,9 @@ tell nothing. The request that failed is not repeated here. Its caller knows whe
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -15,6 +17,9 @@ from kube.kubeconfig import Connection
 from kube.transport import HTTPTransport, Request, Response
 
 UNAVAILABLE = 503
+# A caller who gives up after so long has had no answer. (A node's lease is renewed within 10 s or not at all: the node
+# would count as lost long before a request ends by itself.)
+SILENT_SECONDS = 8.0
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,7 @@ class SwitchTransport:
         self._servers: tuple[str, ...] = ()
         self._transports: dict[str, HTTPTransport] = {}
         self._old: list[HTTPTransport] = []
+        self._turning: set[asyncio.Task[None]] = set()
         self.server = connection.server
         self.offer(others)
 
@@ -48,16 +54,24 @@ class SwitchTransport:
 
     async def send(self, request: Request, *, stream: bool = False, timeout: float | None = None) -> Response:
         server, transport = self.server, self._transport()
+        begun = time.monotonic()
         try:
             response = await transport.send(request, stream=stream, timeout=timeout)
         except (ConnectionError, TimeoutError) as error:
             await self._failed(server, transport, str(error) or "no answer")
+            raise
+        except asyncio.CancelledError:
+            if time.monotonic() - begun >= SILENT_SECONDS:
+                turning = asyncio.create_task(self._failed(server, transport, "no answer in time"))
+                self._turning.add(turning)
+                turning.add_done_callback(self._turning.discard)
             raise
         if response.status == UNAVAILABLE:
             await self._failed(server, transport, "503 Service Unavailable")
         return response
 
     async def close(self) -> None:
+        await asyncio.gather(*self._turning)
         for transport in (*self._old, *self._transports.values()):
             await transport.close()
 

@@ -104,6 +104,7 @@ class HTTPTransport:
         self._server_name = connection.tls_server_name or None
         self._limit = connections
         self._session: aiohttp.ClientSession | None = None
+        self._reading: set[aiohttp.ClientResponse] = set()  # whose body somebody reads
 
     def session(self) -> aiohttp.ClientSession:
         """The session, made on first use inside the running loop; also used for WebSockets (exec, attach)."""
@@ -136,16 +137,48 @@ class HTTPTransport:
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT),
             )
             if stream and response.status < 300:
-                return Response(response.status, response.headers, stream=_chunks(response))
-            async with response:
-                return Response(response.status, response.headers, await response.read())
+                return Response(response.status, response.headers, stream=self._chunks(response))
+            self._reading.add(response)
+            try:
+                async with response:
+                    return Response(response.status, response.headers, await response.read())
+            finally:
+                self._reading.discard(response)
         except aiohttp.ClientError as error:
             raise ConnectionError(f"{self._url}: {error}") from error
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Give up all connections: who waits for an answer, or for more of one, gets a ConnectionError.
+
+        Whoever sends something after that, gets new ones.
+        """
+        session, self._session = self._session, None
+        for response in self._reading:
+            # aiohttp would tell those who read on, but let those who wait already wait for ever
+            response.content.set_exception(aiohttp.ClientConnectionError("the connection was given up"))
+        if session is not None:
+            await session.close()
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        self._reading.add(response)
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except aiohttp.ClientError as error:
+            raise ConnectionError(str(error)) from error
+        except RuntimeError as error:
+            # aiohttp's word for a connection that was given up (by this transport) before the first read
+            if not str(error).startswith("Connection closed"):
+                raise
+            raise ConnectionError(str(error)) from error
+        finally:
+            self._reading.discard(response)
+            # A watch is ended in the middle of its body: the connection cannot be used again, and a polite end of TLS
+            # would only keep it open until the server has answered.
+            connection = response.connection
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
+            response.close()
 
 
 def _asking_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -160,26 +193,6 @@ def _asking_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     silent = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * silent)
     return found
-
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    except aiohttp.ClientError as error:
-        raise ConnectionError(str(error)) from error
-    except RuntimeError as error:
-        # aiohttp's word for a connection that was given up (by this transport) between two reads
-        if not str(error).startswith("Connection closed"):
-            raise
-        raise ConnectionError(str(error)) from error
-    finally:
-        # A watch is ended in the middle of its body: the connection cannot be used again, and a polite end of TLS
-        # would only keep it open until the server has answered.
-        connection = response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
-        response.close()
 
 
 def raise_for_status(response: Response) -> Response:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from agent import masters
+from agent import masters, switch_transport
 from agent.switch_transport import SwitchTransport
 from kube.informer import ADDED, DELETED, MODIFIED, Delta, InformerFactory
 from kube.kubeconfig import Connection
@@ -28,10 +28,13 @@ class OneMaster:
         self.name = name
         self.status = 200
         self.asked = 0
+        self.hangs = False
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
+        if self.hangs:
+            await asyncio.sleep(3600)
         if not request.path.endswith("watch"):
             return web.Response(text=self.name, status=self.status)
         stream = web.StreamResponse()
@@ -89,18 +92,41 @@ async def test_a_master_that_is_gone_is_left_and_one_that_works_is_kept(second: 
 async def test_watches_of_a_master_without_its_store_end_and_are_not_left_silent(second: OneMaster) -> None:
     async with OneMaster("first").running() as first:
         transport = SwitchTransport(Connection(first.url), [second.url])
-        watch = await transport.send(Request("GET", "/watch"), stream=True)
-        assert watch.stream is not None
-        assert await anext(watch.stream) == b"first"
+        watch, silent = [await transport.send(Request("GET", "/watch"), stream=True) for _ in range(2)]
+        for one in (watch, silent):
+            assert one.stream is not None
+            assert await anext(one.stream) == b"first"
+        assert silent.stream is not None
+        waiting = asyncio.ensure_future(anext(silent.stream))
+        await asyncio.sleep(0)
         first.status = 503
         # several at once fail: the next one is used, and not the one after it
         answers = await asyncio.gather(*(transport.send(PODS) for _ in range(5)))
         assert {answer.status for answer in answers} <= {503, 200}
         assert transport.server == second.url
-        with pytest.raises(ConnectionError):
-            async with asyncio.timeout(5):
-                await anext(watch.stream)
+        assert watch.stream is not None
+        for end in (waiting, anext(watch.stream)):  # who waited already, and who comes later
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(end, 5)
         assert await said(transport) == b"second"
+        await transport.close()
+
+
+@pytest.mark.parametrize("patience", [0, 3600])
+async def test_a_master_that_keeps_its_callers_waiting_is_left(
+    second: OneMaster, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch_transport, "SILENT_SECONDS", patience)
+    async with OneMaster("first").running() as first:
+        transport = SwitchTransport(Connection(first.url), [second.url])
+        first.hangs = True
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await said(transport)
+        await asyncio.sleep(0)
+        assert transport.server == (first.url if patience else second.url)
+        first.hangs = False
+        assert await said(transport) == (b"first" if patience else b"second")
         await transport.close()
 
 
