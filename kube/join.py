@@ -63,11 +63,18 @@ class JoinConfig(
 
 
 def read(path: Path) -> JoinConfig:
-    """Read a join file. KtoolError if it is missing, malformed, or names no pin (an unpinned join trusts anybody)."""
+    """Read a join file. KtoolError if it is missing, unreadable, malformed, or names no pin (an unpinned join trusts
+    anybody)."""
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise KtoolError("there is no join file", found=f"no file {path}", wanted="what enrolment writes") from error
+    except OSError as error:
+        raise KtoolError(
+            "the join file cannot be read",
+            found=f"{path}: {error.strerror or error}",
+            wanted="a file that this user may read",
+        ) from error
     return parse(text, source=str(path))
 
 

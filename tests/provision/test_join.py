@@ -65,6 +65,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
         join.read(tmp_path / "none")
 
 
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(KtoolError, match="cannot be read") as refused:
+        join.read(tmp_path)
+    assert str(tmp_path) in refused.value.found
+
+
 def test_a_generated_token_fits_the_join_file_and_its_secret() -> None:
     token = bootstrap_token.generate()
     ca = pki.create_ca(clock=SystemClock())
