@@ -212,6 +212,36 @@ def test_secrets_of_a_join_file_are_not_told() -> None:
     assert node.secrets_of("no JSON") == {"no JSON"}
 
 
+@pytest.mark.parametrize("has_runtime", [True, False])
+def test_what_remains_of_packages_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_runtime: bool) -> None:
+    """Also on a load balancer, where there is a record of packages and no runtime."""
+    folder = tmp_path / "ktool"
+    folder.mkdir()
+    (folder / "packages.json").write_text('["haproxy"]\n')
+    ktool = folder / "bin"
+    if has_runtime:
+        ktool.write_text('#!/bin/sh\necho \'{"changed": false, "removed": []}\'\n')
+        ktool.chmod(0o755)
+    monkeypatch.setattr(node, "KTOOL", str(ktool))
+    monkeypatch.setattr(node, "PACKAGES_FILE", str(folder / "packages.json"))
+    monkeypatch.setattr(node, "_LINK", "true")
+    monkeypatch.setattr(node, "_RUNTIMES", node._RUNTIMES.replace("/opt/ktool", str(folder)))
+
+    def shell(line: str, stdin: str = "") -> tuple[int, str, str]:
+        done = subprocess.run(["/bin/sh", "-c", line], input=stdin, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    plugin = node.ActionModule.__new__(node.ActionModule)
+    monkeypatch.setattr(plugin, "_shell", shell, raising=False)
+    result = plugin._absent(node.parameters({"state": "absent"}))
+    assert result["remains"] == ["packages that ktool installed: haproxy"]
+    assert result["changed"] is True
+    assert result.get("removed") == ([] if has_runtime else None)
+    assert not folder.exists()
+    again = plugin._absent(node.parameters({"state": "absent"}))
+    assert (again["changed"], again["remains"]) == (False, [])
+
+
 def test_links_are_changed_in_one_step(tmp_path: Path) -> None:
     link = tmp_path / "bin" / "current"
     assert runtime.link("one", str(link))

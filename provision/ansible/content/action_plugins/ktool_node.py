@@ -114,8 +114,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     def _absent(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """`ktool down`, then the runtime itself."""
         result: dict[str, Any] = {"changed": False, "steps": [], "remains": []}
-        code, out, _ = self._shell(f"test -x {KTOOL} && {{ cat {PACKAGES_FILE} 2>/dev/null || echo '[]'; }}")
-        if code == 0:
+        # A load balancer has a record of packages, and no runtime.
+        has_ktool, out, _ = self._shell(f"cat {PACKAGES_FILE} 2>/dev/null; test -x {KTOOL}")
+        if has_ktool == 0:
             leave = [] if params["leave"] else ["--no-leave"]
             result.update(self._ktool([*start(params, "down"), *leave]))
         packages = [str(name) for name in json.loads(out or "[]")]
