@@ -39,8 +39,11 @@ def servers(slice_: discovery_v1.EndpointSlice) -> list[str]:
     return [f"https://{host}:{port.port}" for port in slice_.ports or () for host in hosts]
 
 
-def follow(factory: InformerFactory, transport: SwitchTransport, data_dir: Path) -> None:
-    """Offer the masters to the transport as they come and go, and note them."""
+def follow(factory: InformerFactory, transport: SwitchTransport, data_dir: Path, *, all_known: bool) -> None:
+    """Offer the masters to the transport as they come and go, and note them.
+
+    `all_known`: this agent keeps all EndpointSlices anyway. Others ask for the one: of hollow nodes there are hundreds.
+    """
     known: Sequence[str] = noted(data_dir)
 
     def changed(delta: Delta[discovery_v1.EndpointSlice]) -> None:
@@ -57,4 +60,6 @@ def follow(factory: InformerFactory, transport: SwitchTransport, data_dir: Path)
         except OSError as error:
             log.warning("the masters cannot be noted: %s", error)
 
-    factory.informer(discovery_v1.EndpointSlice).add_handler(changed)
+    namespace, selector = ("", "") if all_known else (NAMESPACE, f"metadata.name={NAME}")
+    slices = factory.informer(discovery_v1.EndpointSlice, namespace=namespace, field_selector=selector)
+    slices.add_handler(changed)

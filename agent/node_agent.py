@@ -86,9 +86,10 @@ async def run_node(options: AgentOptions, place: Place) -> None:
         async with runtime, asyncio.TaskGroup() as group:
             group.create_task(_client_renewal(client, identity, transport, clock).run(), name="certificate")
             factory = InformerFactory(client)
-            masters.follow(factory, transport, place.data_dir)
+            proxies = "proxy" in options.roles and options.runtime != "hollow"
+            masters.follow(factory, transport, place.data_dir, all_known=proxies)
             proxy = None
-            if "proxy" in options.roles and options.runtime != "hollow":
+            if proxies:
                 proxy = _start_proxy(group, options, place, factory, clock)
             routes = None
             if "routes" in options.roles and options.runtime != "hollow":

@@ -174,18 +174,22 @@ def test_servers_of_endpoints() -> None:
 def test_the_masters_are_offered_and_noted_as_they_come_and_go(tmp_path: Path) -> None:
     offered: list[list[str]] = []
     handlers: list[Callable[[Delta[Any]], None]] = []
+    asked: list[dict[str, str]] = []
 
     class Fake:
-        def informer(self, kind: type[Any]) -> Fake:
+        def informer(self, kind: type[Any], **only: str) -> Fake:
             assert kind is discovery_v1.EndpointSlice
+            asked.append(only)
             return self
 
         add_handler = handlers.append
         offer = offered.append
 
     fake = Fake()
-    masters.follow(cast("InformerFactory", fake), cast("SwitchTransport", fake), tmp_path)
+    masters.follow(cast("InformerFactory", fake), cast("SwitchTransport", fake), tmp_path, all_known=False)
     (tell,) = handlers
+    # a node that has no use for the others keeps none of them
+    assert asked == [{"namespace": "default", "field_selector": "metadata.name=kubernetes"}]
     assert masters.noted(tmp_path) == []
     one, two = ["https://192.0.2.1:6443"], ["https://192.0.2.1:6443", "https://192.0.2.2:6443"]
     tell(Delta(ADDED, slice_of("192.0.2.1"), None))
