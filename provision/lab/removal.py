@@ -13,6 +13,7 @@ from kube.status import ApiError
 from provision import lock
 from provision.inventory.lab import Lab, Machine, ProviderName
 from provision.lab import apply, cluster, drain, etcd
+from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Passwords, opened
 from provision.lab.ownership import is_bare, pin_of, stranger
@@ -61,7 +62,8 @@ async def remove_machine(
     result = Removed()
     with lock.held(state.path):
         async with opened(lab, state, passwords=options.passwords) as open_lab:
-            await _Removal(open_lab, name, progress, options, result).run()
+            with machine_errors(name):
+                await _Removal(open_lab, name, progress, options, result).run()
     return result
 
 

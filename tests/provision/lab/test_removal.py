@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kube import status
 from kube.errors import KtoolError
 from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Lab, Machine, ProviderName, Role
@@ -112,3 +113,22 @@ def test_and_it_stays_where_the_others_need_its_vote(remove_three: Callable[[Mas
     with pytest.raises(KtoolError, match="quorum"):
         remove_three(masters)
     assert masters.done == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "found"),
+    [
+        (ConnectionError("refused by 127.0.0.1"), "refused by 127.0.0.1"),
+        (status.internal_error("no leader"), "no leader"),
+    ],
+)
+def test_an_api_server_that_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, found: str
+) -> None:
+    async def drain(*_: object) -> bool:
+        raise failure
+
+    monkeypatch.setattr(removal._Removal, "_drain", drain)
+    with pytest.raises(KtoolError, match="two: ") as told:
+        asyncio.run(remove_machine(lab(ProviderName.NSPAWN), LabState(tmp_path), "two"))
+    assert found in told.value.found
