@@ -34,7 +34,10 @@ def logged_in(machines: Sequence[Host], *, limit: int) -> Iterator[Path]:
             # Dead with us, however we end: it would wait for ever.
             argv = ["setpriv", "--pdeathsig", "TERM", *argv]
             silent = subprocess.DEVNULL
-            started.append(subprocess.Popen(argv, stdin=silent, stdout=silent, stderr=silent, start_new_session=True))
+            with contextlib.suppress(OSError):  # no such program: Ansible logs in by itself, or says what is missing
+                started.append(
+                    subprocess.Popen(argv, stdin=silent, stdout=silent, stderr=silent, start_new_session=True)
+                )
         yield folder
     finally:
         for process in started:

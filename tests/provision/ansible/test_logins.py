@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,33 @@ def test_ansible_logs_in_where_no_connection_stands(tmp_path: Path, server: Serv
 
 
 @needs_sshd
+def test_a_connection_ends_with_whoever_is_killed(server: Server) -> None:
+    machine = Host(name="m1", endpoint=server.endpoint("m1"))
+
+    def stay(told: Connection) -> None:
+        with logged_in([machine], limit=1) as sockets:
+            told.send(sockets)
+            told.poll(60)
+
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    process = fork.Process(target=stay, args=(there,))
+    process.start()
+    try:
+        assert here.poll(30)
+        sockets: Path = here.recv()
+        eventually(socket_path("m1", sockets).is_socket, timeout=15)
+        assert _ssh_processes(sockets)
+    finally:
+        process.kill()
+        process.join(10)
+    try:
+        eventually(lambda: not _ssh_processes(sockets))
+    finally:
+        shutil.rmtree(sockets)
+
+
+@needs_sshd
 def test_a_machine_that_is_another_by_now(tmp_path: Path, server: Server, playbook: str) -> None:
     """No connection to it stands; Ansible says why not."""
     other = server.host_key[:-8] + ("AAAAAAAA" if not server.host_key.endswith("AAAAAAAA") else "BBBBBBBB")
@@ -108,3 +138,11 @@ def test_who_is_logged_in_to() -> None:
     assert len(os.fsencode(place)) < 40
     without = replace(FILES, sockets=None)
     assert "ansible_control_path" not in host_variables(Host(name="m1", endpoint=endpoint), without)
+
+
+def test_where_the_program_is_missing_ansible_logs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    endpoint = Endpoint(name="m1", address="192.0.2.1", user="op", agent=False)
+    with logged_in([Host(name="m1", endpoint=endpoint)], limit=1) as sockets:
+        assert sockets.is_dir()
+    assert not sockets.exists()
