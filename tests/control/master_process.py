@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.ports import free_port
 
-READY_SECONDS = 20.0
+READY_SECONDS = 40.0
 STOP_SECONDS = 15.0
 
 
@@ -26,7 +26,7 @@ class MasterProcess:
     data_dir: Path
     port: int
     log: Path
-    ready_seconds: float = 0.0
+    ready_cpu_seconds: float = 0.0
 
     @property
     def kubeconfig(self) -> Path:
@@ -89,7 +89,7 @@ def start(data_dir: Path, *arguments: str, port: int = 0, roles: str = "api") ->
             raise AssertionError(f"the master ended: {master.log.read_text()}")
         try:
             if (data_dir / "pki" / "ca.crt").exists() and master.get("/readyz")[0] == 200:
-                master.ready_seconds = time.monotonic() - begun
+                master.ready_cpu_seconds = master.cpu_seconds()
                 return master
         except (OSError, urllib.error.URLError):
             pass

@@ -146,8 +146,8 @@ async def test_compaction_keeps_the_last_minutes(tmp_path: Path) -> None:
 
 
 def test_it_is_ready_soon_and_light(master: MasterProcess) -> None:
-    # the goals are 1.5 s and 120 MiB on an idle machine; tests run beside others
-    assert master.ready_seconds < 5
+    # the goals are 1.5 s and 120 MiB on an idle machine; beside others it waits for the processor as long as they want
+    assert master.ready_cpu_seconds < 1.5
     assert master.pss_bytes() < 120 << 20
     code, body = master.get("/readyz?verbose")
     assert (code, body.splitlines()[-1]) == (200, b"readyz check passed")

@@ -227,7 +227,7 @@ def test_the_official_client_watches(master: MasterProcess) -> None:
         found: list[str] = []
         watch = kubernetes.watch.Watch()
         for event in watch.stream(
-            core.list_namespaced_config_map, "default", resource_version=start, timeout_seconds=10
+            core.list_namespaced_config_map, "default", resource_version=start, timeout_seconds=30
         ):
             found.append(f"{event['type']} {event['object'].metadata.name}")
             if len(found) == 20:

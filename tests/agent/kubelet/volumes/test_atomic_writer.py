@@ -127,7 +127,9 @@ PAYLOADS = st.dictionaries(PATHS, st.builds(File, st.binary(max_size=8), st.samp
 
 
 @given(st.lists(PAYLOADS, max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_sequence_of_payloads(tmp_path_factory: pytest.TempPathFactory, payloads: list[Payload]) -> None:
     root = tmp_path_factory.mktemp("volume")
     wanted: dict[str, bytes] = {}
