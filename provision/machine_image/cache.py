@@ -136,12 +136,12 @@ def digest_of(path: Path, cache: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
     note = cache / "digests" / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return note.read_text()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    make_folder(note.parent)
-    write_atomic(note, digest.encode())
+    with contextlib.suppress(OSError):  # a cache that others keep: the next call takes as long
+        write_atomic(note, digest.encode())
     return digest
 
 

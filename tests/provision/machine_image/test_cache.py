@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -111,6 +112,12 @@ def test_digest_is_kept_until_the_file_changes(tmp_path: Path) -> None:
     assert cache.digest_of(file, tmp_path / "cache") == first
     file.write_text("another")
     assert cache.digest_of(file, tmp_path / "cache") != first
+
+
+def test_a_digest_needs_no_cache_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder: nothing can be written there, not even by root")
+    (tmp_path / "file").write_bytes(b"abc")
+    assert cache.digest_of(tmp_path / "file", tmp_path / "cache") == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_output_is_watched_and_bounded() -> None:
