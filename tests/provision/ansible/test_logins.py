@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ PLAYBOOK = """
   tasks:
     - ansible.builtin.raw: echo one
     - ansible.builtin.raw: echo two
+"""
+# Logs in to the machine on its standard input, and stays until that ends.
+STAY = """
+import pickle, sys
+from provision.ansible.logins import logged_in
+with logged_in([pickle.load(sys.stdin.buffer)], limit=1) as sockets:
+    print(sockets, flush=True)
+    sys.stdin.buffer.read()
 """
 FILES = SSHFiles(Path("/run/x/ssh_config"), Path("/run/x/known_hosts"), Path("/run/s"))
 
@@ -88,24 +97,17 @@ def test_ansible_logs_in_where_no_connection_stands(tmp_path: Path, server: Serv
 @needs_sshd
 def test_a_connection_ends_with_whoever_is_killed(server: Server) -> None:
     machine = Host(name="m1", endpoint=server.endpoint("m1"))
-
-    def stay(told: Connection) -> None:
-        with logged_in([machine], limit=1) as sockets:
-            told.send(sockets)
-            told.poll(60)
-
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe()
-    process = fork.Process(target=stay, args=(there,))
-    process.start()
-    try:
-        assert here.poll(30)
-        sockets: Path = here.recv()
-        eventually(socket_path("m1", sockets).is_socket, timeout=15)
-        assert _ssh_processes(sockets)
-    finally:
-        process.kill()
-        process.join(10)
+    with subprocess.Popen([sys.executable, "-c", STAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(pickle.dumps(machine))
+            process.stdin.flush()
+            sockets = Path(process.stdout.readline().decode().strip())
+            eventually(socket_path("m1", sockets).is_socket, timeout=15)
+            assert _ssh_processes(sockets)
+        finally:
+            process.kill()
     try:
         eventually(lambda: not _ssh_processes(sockets))
     finally:
