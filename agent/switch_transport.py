@@ -71,7 +71,7 @@ class SwitchTransport:
         return response
 
     async def close(self) -> None:
-        await asyncio.gather(*self._turning)
+        await asyncio.gather(*self._turning, return_exceptions=True)
         for transport in (*self._old, *self._transports.values()):
             await transport.close()
 

@@ -234,7 +234,7 @@ def test_a_second_join_changes_nothing_and_needs_no_token(master: Cluster, worke
     )
     assert report["changed"] is False
     assert {step["phase"] for step in report["steps"]} <= {"unchanged", "warning"}
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_another_name_another_cluster_a_forbidden_label(worker: Worker, invitation: Path) -> None:

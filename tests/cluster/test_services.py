@@ -58,7 +58,7 @@ class Asker:
     def _ask(self) -> None:
         while not self._stop.wait(0.03):
             try:
-                self.answers[get(self.url, timeout=2).split(" ")[0]] += 1
+                self.answers[get(self.url, timeout=5).split(" ")[0]] += 1
             except OSError as error:
                 self.failures.append(f"{time.monotonic():.2f} {error}")
 

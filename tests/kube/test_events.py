@@ -126,6 +126,23 @@ async def test_events_wait_for_a_server_that_is_away() -> None:
     await asyncio.wait([task], timeout=5)
 
 
+async def test_an_event_that_could_not_be_counted_up_is_no_second_one() -> None:
+    server, clock = Server(), VirtualClock()
+    recorder = EventRecorder(Client(server), "kubelet", clock=clock)
+    recorder.event(pod(), WARNING, "Unhealthy", "probe failed")
+    await settled(recorder, clock, 1)
+    server.away = True
+    recorder.event(pod(), WARNING, "Unhealthy", "probe failed")
+    task = asyncio.create_task(recorder.run())
+    await clock.advance(1)
+    server.away = False
+    await clock.advance(60)
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    (event,) = server.events.values()
+    assert event["count"] == 2
+
+
 async def test_one_talkative_object_does_not_drown_the_others() -> None:
     server, clock = Server(), VirtualClock()
     recorder = EventRecorder(Client(server), "kubelet", clock=clock)
