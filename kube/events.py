@@ -160,8 +160,8 @@ class EventRecorder:
             patch = {"count": count, "lastTimestamp": times.rfc3339(note.last)}
             try:
                 await self._client.patch(core_v1.Event, written.name, patch, namespace=written.namespace)
-            except ApiError as error:
-                if error.reason != Reason.NOT_FOUND:
+            except (ApiError, ConnectionError, TimeoutError) as error:
+                if not isinstance(error, ApiError) or error.reason != Reason.NOT_FOUND:
                     self._written[key] = written
                     raise
                 # It has expired (events live an hour): it becomes a new one.
