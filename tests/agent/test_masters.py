@@ -107,7 +107,7 @@ async def test_watches_of_a_master_without_its_store_end_and_are_not_left_silent
         assert watch.stream is not None
         for end in (waiting, anext(watch.stream)):  # who waited already, and who comes later
             with pytest.raises(ConnectionError):
-                await asyncio.wait_for(end, 5)
+                await asyncio.wait_for(end, 20)
         assert await said(transport) == b"second"
         await transport.close()
 

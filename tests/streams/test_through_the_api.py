@@ -122,7 +122,7 @@ async def test_a_followed_log_ends_with_its_client(lab: Cluster, runtime: Acting
     (container_id,) = await start(lab, await lab.pod("web"))
     async with lab.session.get(lab.url(f"{PODS}/web/log", [("follow", "true")])) as response:
         assert await response.content.readline() == b"attempt 0\n"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while runtime.ended != [container_id]:  # noqa: ASYNC110 (it happens in the server)
             await asyncio.sleep(0.01)
 
@@ -233,7 +233,7 @@ async def test_a_client_that_goes_away_ends_its_stream(lab: Cluster, runtime: Ac
     url = lab.url(f"{PODS}/web/exec", [("command", "cat"), ("stdin", "1"), ("stdout", "1")])
     async with lab.session.ws_connect(url, protocols=("v5.channel.k8s.io",)) as socket:
         assert (await socket.receive_bytes()) == b"\x01"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (runtime.streams and runtime.streams[0].closed):  # noqa: ASYNC110 (it happens in the server)
             await asyncio.sleep(0.01)
 

@@ -60,10 +60,11 @@ async def test_a_subresource_talks_over_a_websocket(server: Server) -> None:
             assert await socket.receive_bytes() == b"cba\x00"
 
 
-async def test_stopping_ends_the_watches(server: Server) -> None:
+async def test_stopping_ends_the_watches(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SHUTDOWN_SECONDS", 60.0)
     async with served(server) as (http, session, url), session.get(f"{url}{CONFIG_MAPS}?watch=true") as watch:
         closing = asyncio.create_task(http.close())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await watch.read() == b""
             await closing
 
@@ -89,7 +90,7 @@ async def test_who_sends_half_a_body_is_not_waited_for(server: Server, monkeypat
         reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
         try:
             writer.write(f"POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 answer = await reader.readline()
             assert answer.startswith(b"HTTP/1.1 504 ")
         finally:

@@ -19,7 +19,7 @@ from kube.transport import Query, Request, Response
 from tests.control.api.server_under_test import CONFIG_MAPS, PODS, Server, config_map, pod, running
 
 MERGE = "application/merge-patch+json"
-STEP_SECONDS = 5.0
+STEP_SECONDS = 20.0
 
 
 class Events:

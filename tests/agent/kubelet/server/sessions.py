@@ -34,7 +34,7 @@ class MemorySocket:
 
     async def until(self, wanted: Callable[[], bool]) -> None:
         """Wait until what was sent is enough."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not wanted():
                 self.changed.clear()
                 await self.changed.wait()

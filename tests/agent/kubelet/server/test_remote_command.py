@@ -23,7 +23,7 @@ async def run(
     async def start() -> ContainerStream:
         return script
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await serve(socket, protocol, options, start, exit_code=exit_code)
     found: dict[str, object] = orjson.loads(socket.channel(3)) if socket.channel(3) else {}
     return found
