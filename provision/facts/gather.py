@@ -19,6 +19,9 @@ from provision.ssh.shell import Result, Shell
 # A guest without hardware help takes seconds to start Python.
 TIMEOUT_SECONDS = 60.0
 NO_SUCH_COMMAND = 127
+# msgspec learns a type when it first converts to it, and crashes where several threads are the first. Machines are
+# looked at side by side, so it is made to learn this one here.
+msgspec.json.Decoder(RemoteFacts)
 
 
 class PythonMissing(KtoolError):
