@@ -318,9 +318,7 @@ class SupervisordServices:
 
     def _spec(self, name: str) -> ServiceSpec | None:
         try:
-            return msgspec.json.decode(
-                (self._services / f"{name}.json").read_bytes(), type=ServiceSpec, dec_hook=_decode
-            )
+            return _SPEC.decode((self._services / f"{name}.json").read_bytes())
         except FileNotFoundError:
             return None
 
@@ -427,6 +425,10 @@ def _decode(type_: type[Any], value: Any) -> Any:
     if type_ is Path:
         return Path(value)
     raise NotImplementedError(type_)
+
+
+# Made here, once: threads must not be the first, side by side, that make msgspec learn a type.
+_SPEC = msgspec.json.Decoder(ServiceSpec, dec_hook=_decode)
 
 
 def _escape(text: str) -> str:

@@ -24,6 +24,8 @@ from provision.providers.nspawn.folder import MachineFolder
 
 # Docker's needs beyond what systemd-nspawn allows by itself: keys of containers' sessions, device rules as programs.
 SYSTEM_CALLS = "add_key keyctl request_key bpf"
+# Made here, once: threads must not be the first, side by side, that make msgspec learn a type.
+_NETWORK = msgspec.json.Decoder(NetworkConfig)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,7 +51,7 @@ def service_command(folder: Path) -> tuple[str, ...]:
 
 def load_network(provider: Path) -> NetworkConfig:
     """The network's notes in the provider's folder; FileNotFoundError if there are none."""
-    return msgspec.json.decode((provider / "network.json").read_bytes(), type=NetworkConfig)
+    return _NETWORK.decode((provider / "network.json").read_bytes())
 
 
 def prepare(folder: MachineFolder, config: MachineConfig, net: NetworkConfig, *, runner: Runner = run) -> list[str]:

@@ -29,6 +29,9 @@ from provision.providers.nspawn.seed import SeedFile
 
 COPY_SECONDS = 600.0
 _STATE = ("upper", "var-lib")
+# Made here, once: machines are handled side by side, and msgspec crashes where several threads are the first that
+# make it learn a type.
+_MACHINE = msgspec.json.Decoder(MachineConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class MachineFolder:
         except FileNotFoundError:
             return None
         try:
-            return msgspec.json.decode(text, type=MachineConfig)
+            return _MACHINE.decode(text)
         except msgspec.MsgspecError as error:
             raise KtoolError(
                 "the notes of a machine are damaged",

@@ -47,6 +47,10 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# Made here, once: threads must not be the first, side by side, that make msgspec learn a type.
+_INSTALLATION = msgspec.json.Decoder(Installation)
+
+
 def begun(machine: Machine, settings: RedfishSettings, *, image: str) -> Installation:
     """What is to be remembered when an installation begins."""
     return Installation(
@@ -71,7 +75,7 @@ class Installations:
     def of(self, name: str) -> Installation | None:
         """What is remembered of a machine; None if nothing is."""
         try:
-            return msgspec.json.decode(self._path(name).read_bytes(), type=Installation)
+            return _INSTALLATION.decode(self._path(name).read_bytes())
         except FileNotFoundError:
             return None
 

@@ -190,3 +190,37 @@ def test_ktool_on_the_machine(tmp_path: Path) -> None:
 def test_the_address_for_other_machines(wanted: str, reached_at: str, address: str) -> None:
     facts = RemoteFacts(addresses=("192.0.2.5", "192.0.2.7"), node_address="192.0.2.7", reached_at=reached_at)
     assert facts.address(wanted) == address
+
+
+_SIDE_BY_SIDE = """
+import os, sys, threading, msgspec
+from provision.facts.gather import understood
+sys.setswitchinterval(1e-6)
+
+def look(barrier):
+    barrier.wait()
+    try:
+        understood('{"docker": {}, "manifest": "{}"}')
+    except msgspec.ValidationError:
+        pass
+
+for _ in range(60):
+    child = os.fork()
+    if not child:
+        barrier = threading.Barrier(6)
+        threads = [threading.Thread(target=look, args=(barrier,)) for _ in range(6)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        sys.exit(f"ended with {os.waitstatus_to_exitcode(status)}")
+"""
+
+
+def test_the_first_machines_may_be_looked_at_side_by_side() -> None:
+    """What is learned of a type at its first use is learned by one thread alone: msgspec crashes otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIDE_BY_SIDE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
