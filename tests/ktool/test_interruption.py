@@ -8,7 +8,9 @@ import sys
 import time
 
 CODE = """
-import asyncio, time
+import asyncio, signal, time
+# whoever runs the tests in the background may have it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ktool import session
 session.INTERRUPTED_SECONDS = 0.5
 async def work():
