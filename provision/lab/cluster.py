@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provision.ssh.shell import Shell
 
 POLL_SECONDS = 0.3
+ASK_SECONDS = 15.0
 REMOTE_KUBECONFIG = "/var/lib/ktool/admin.kubeconfig"
 
 
@@ -38,7 +39,13 @@ class NodeView:
     address: str = ""
     version: str = ""
     schedulable: bool = True
+    tainted: bool = False
     machine_id: str = ""
+
+    @property
+    def takes_pods(self) -> bool:
+        """Whether pods that tolerate nothing may come here, as a master's node keeps them away."""
+        return self.ready and self.schedulable and not self.tainted
 
     @property
     def status(self) -> str:
@@ -58,6 +65,7 @@ def view(node: core_v1.Node) -> NodeView:
         address=addresses[0] if addresses else "",
         version=(status.nodeInfo.kubeletVersion if status and status.nodeInfo else "") or "",
         schedulable=not (node.spec and node.spec.unschedulable),
+        tainted=any(t.effect in ("NoSchedule", "NoExecute") for t in (node.spec.taints if node.spec else None) or ()),
         machine_id=(status.nodeInfo.machineID if status and status.nodeInfo else "") or "",
     )
 
@@ -119,6 +127,22 @@ async def wait_ready(
         missing = {name: one for name, one in seen.items() if not one.ready}
         if not missing or time.monotonic() > deadline:
             return missing
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def wait_serving(state: LabState, master: Shell, *, port: int, timeout: float) -> str:
+    """Wait until the API server on that master is ready, at most `timeout` seconds; what it says instead, or empty."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            async with asyncio.timeout(ASK_SECONDS), connected(state, master, port=port) as client:
+                await client.raw("GET", "/readyz")
+        except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
+            said = str(error) or "no answer"
+        else:
+            return ""
+        if time.monotonic() > deadline:
+            return said
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -49,7 +49,8 @@ class OpenLab:
         self.facts: dict[str, RemoteFacts] = {}
         self.problems: dict[str, KtoolError] = {}
         self._found: dict[str, Found] = {}
-        self.leaving = ""  # a master that is being taken out: nothing is asked of it
+        # A master that is being taken out, or upgraded: nothing is asked of it where there is another.
+        self.passed_over = ""
 
     def provider(self, machine: Machine) -> Provider:
         """The provider of a machine."""
@@ -117,7 +118,7 @@ class OpenLab:
     def master(self) -> Machine:
         """The machine whose API server is asked, and by which others join: of several, one whose API server runs as
         far as is known by now; then one that has had a cluster; then the first that nothing speaks against."""
-        staying = [machine for machine in self.lab.masters if machine.name != self.leaving]
+        staying = [machine for machine in self.lab.masters if machine.name != self.passed_over]
         return best_master(staying or self.lab.masters, self.facts, self.problems)
 
     async def master_connection(self) -> Shell:
@@ -126,7 +127,7 @@ class OpenLab:
         for machine in self.lab.masters:
             if self._serves(self.master):
                 break
-            if machine.name in self.connections or machine.name == self.leaving:
+            if machine.name in self.connections or machine.name == self.passed_over:
                 continue
             try:
                 await self.reach(machine, lambda line: None, timeout=LOOK_SECONDS)

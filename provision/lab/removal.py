@@ -83,7 +83,7 @@ class _Removal:
         found = [one for one in (await self._open.find()).values() if one.name == self._name]
         machine = self._open.lab.machine(self._name)
         # What others are asked by must not be what goes.
-        self._open.leaving = self._name
+        self._open.passed_over = self._name
         is_master = await self._may_leave(machine)
         had_node = await self._drain()
         if not found and not had_node:

@@ -2,6 +2,8 @@
 
     for each machine, masters first:  drain → roles → Ready → uncordon → next
 
+Of several masters, one is stopped only while all the others serve, and what is asked meanwhile is asked of those.
+
 The first failure ends it, with that node back in service as far as it goes and the rest untouched: a lab in which one
 node is broken is better than one in which all are. Running it again goes on with what is not upgraded yet.
 """
@@ -29,6 +31,8 @@ from provision.lab_state import LabState
 
 # Annotation of a Node that an upgrade has cordoned.
 CORDONED = "ktool.io/cordoned-by-upgrade"
+# How long another master may take to serve before one is stopped: it may have been restarted a moment ago.
+OTHERS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,8 @@ class _Upgrade:
         machines = order(self._open.lab.machines, names)
         for number, machine in enumerate(machines):
             missing = differences(installed(self._open.facts[machine.name]), all_wants[machine.name])
+            # Its own API server may not come up again: then somebody else has to put its node back into service.
+            self._open.passed_over = machine.name
             try:
                 with machine_errors(machine.name):
                     if not missing:
@@ -124,6 +130,8 @@ class _Upgrade:
 
     async def _one(self, machine: Machine, all_wants: Mapping[str, Wanted], missing: list[str]) -> None:
         try:
+            if machine.is_master:
+                await self._require_others(machine)
             if machine.runs_agent:
                 await self._drain(machine)
             ended = await apply.apply(
@@ -148,6 +156,28 @@ class _Upgrade:
             raise
         await self._uncordon(machine)
 
+    async def _require_others(self, machine: Machine) -> None:
+        """KtoolError if another master does not serve, or etcd is not whole: then this one is needed."""
+        others = [other for other in self._open.lab.masters if other.name != machine.name]
+        if not others:
+            return
+        for other in others:
+            connection = self._open.connections.get(other.name)
+            problem = str(self._open.problems.get(other.name) or "it cannot be reached")
+            if connection is not None:
+                problem = await cluster.wait_serving(
+                    self._open.state, connection, port=self._open.lab.api_port, timeout=OTHERS_SECONDS
+                )
+            if problem:
+                raise KtoolError(
+                    f"the API server on {other.name} does not serve: {machine.name} is needed meanwhile",
+                    found=problem,
+                    wanted="all other masters serving while one is upgraded",
+                    mend=f"ktool node why {other.name} -i {self._open.lab.source}; then the same command again",
+                )
+        if self._open.lab.store is Store.ETCD:
+            await etcd.wait_healthy(self._open, timeout=OTHERS_SECONDS)
+
     async def _client(self) -> Client:
         connection = await self._open.master_connection()
         return await cluster.connect(self._open.state, connection, port=self._open.lab.api_port)
@@ -157,7 +187,7 @@ class _Upgrade:
         client = await self._client()
         try:
             views = await cluster.nodes(client)
-            others = [v for v in views.values() if v.name != machine.name and v.ready and v.schedulable]
+            others = [v for v in views.values() if v.name != machine.name and v.takes_pods]
             with doing(self._progress, self._journal, machine.name, LabStep.DRAIN) as step:
                 if machine.name not in views:
                     step.unchanged("has no node")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kube import image_archive
+from provision.bundle import bundle_file, runtime
+from provision.bundle.archive import ArchiveRole
 from provision.images import example_image
 from tests import machines
 from tests.lab.lab_under_test import LabUnderTest
@@ -44,6 +46,15 @@ def example_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "web.tar"
     image_archive.write(example_image(), path)
     return path
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle whose runtimes are the present ones under another key, as an older ktool's would be."""
+    monkeypatch.setattr(runtime, "FORMAT", 0)
+    archives = {role: runtime.build(role, tmp_path / "cache") for role in ArchiveRole}
+    bundle_file.create(tmp_path / "older.bundle", archives=archives)
+    return tmp_path / "older.bundle"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,37 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from provision.inventory.lab import ImageSettings, ProviderName
+from provision.inventory.lab import ProviderName
 from provision.inventory.read import read
 from provision.lab_state import LabState, cache_dir
 from provision.machine_image.prepare import is_ready
 from provision.providers.factory import providers_for
 from provision.providers.nspawn.provider import NspawnProvider
-from tests.lab.lab_under_test import CHECKOUT, LabUnderTest, eventually, pods_by_node, run_example, told
-
-MASTERS = ("master-1", "master-2", "master-3")
-IMAGE = ImageSettings(packages=("etcd-server", "haproxy"))
-
-
-def inventory() -> dict[str, Any]:
-    """The one that ktool ships, with nspawn machines and one worker."""
-    found: dict[str, Any] = yaml.safe_load((CHECKOUT / "inventories" / "three-masters.yml").read_text())
-    found["all"]["vars"] |= {
-        "ktool_lab": "three-test",
-        "ktool_provider": "nspawn",
-        "ktool_network": {"mode": "isolated", "cidr": "192.168.152.0/24"},
-        "ktool_cpus": 2,
-    }
-    found["all"]["children"]["workers"]["hosts"] = {"worker-1": None}
-    return found
-
-
-def members(lab: LabUnderTest, on: str) -> dict[str, bool]:
-    """Who is in etcd, and whether it is well, as a master sees it."""
-    said = lab.node("ssh", on, "ktool etcd members -o json", check=False).stdout
-    return {one["name"]: one["healthy"] and not one["learner"] for one in json.loads(said)}
+from tests.lab.lab_under_test import LabUnderTest, eventually, pods_by_node, run_example, told
+from tests.lab.masters import IMAGE, MASTERS, inventory, members
 
 
 def provider(lab: LabUnderTest) -> NspawnProvider:
@@ -75,7 +53,7 @@ def test_a_master_is_lost_and_nobody_minds(
 ) -> None:
     if not is_ready(IMAGE, cache_dir()):
         pytest.skip("no image was built (python -m provision.machine_image debian-12+etcd-server+haproxy)")
-    lab = make_lab(inventory())
+    lab = make_lab(inventory("three-test", workers=("worker-1",)))
     made = lab.lab("create")
     assert "is up" in made.stdout, told(made)
     assert set(lab.nodes().values()) == {"True"}

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from provision.bundle import bundle_file, runtime
-from provision.bundle.archive import ArchiveRole
 from tests.lab.lab_under_test import LabUnderTest, eventually, run_example, told
 
 INVENTORY = {
@@ -35,15 +33,6 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: c, image: "ktool.local/web:1", imagePullPolicy: Never}]
 """
-
-
-@pytest.fixture
-def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle whose runtimes are the present ones under another key, as an older ktool's would be."""
-    monkeypatch.setattr(runtime, "FORMAT", 0)
-    archives = {role: runtime.build(role, tmp_path / "cache") for role in ArchiveRole}
-    bundle_file.create(tmp_path / "older.bundle", archives=archives)
-    return tmp_path / "older.bundle"
 
 
 def runtimes(lab: LabUnderTest) -> dict[str, str]:
