@@ -40,6 +40,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "certs": "Show certificates and how long they are good",
         "token": "Bootstrap tokens and join files, by which machines join",
         "etcd": "The store that several masters share: its members",
+        "backup": "Write the cluster's state and keys into a file, on a master",
+        "restore": "Have this machine's master serve what a backup holds",
     },
     "This tool": {
         "completion": "Print the shell's completion script",
@@ -49,7 +51,9 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 
 # What concerns this machine, or says by an inventory what it concerns: --via and --lab would be ignored there.
-ON_THIS_MACHINE = frozenset({"up", "join", "down", "reset", "etcd", "image", "lab", "bundle", "certs"})
+ON_THIS_MACHINE = frozenset(
+    {"up", "join", "down", "reset", "etcd", "backup", "restore", "image", "lab", "bundle", "certs"}
+)
 
 
 class LazyGroup(click.Group):

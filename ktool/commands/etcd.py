@@ -60,6 +60,25 @@ def _status(member: Member, healthy: set[str]) -> str:
     return "healthy" if member.id in healthy else "does not answer"
 
 
+@command.command("start")
+@pass_session
+def start(session: Session, /) -> None:
+    """Start this machine's member if it was stopped, and do not wait for the others.
+
+    Where a majority has been stopped, each has to be started before one of them serves.
+    """
+    click.echo("started" if run(_start(session)) else "nothing to do")
+
+
+async def _start(session: Session) -> bool:
+    from ktool.commands.up import local_config
+    from provision.local_cluster import etcd
+    from provision.services.detect import detect
+
+    config = local_config(session)
+    return await etcd.start(config, detect(config.data_dir, wanted=config.supervisor))
+
+
 @command.command("remove")
 @click.argument("name")
 @pass_session

@@ -6,13 +6,13 @@ command line that changed with every new master would have all of them restarted
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 from kube.etcd_certificates import EtcdCertificates
 from provision.etcd.membership import client_url, peer_url
 
 LOCAL = client_url("127.0.0.1")
-TOKEN = "ktool"  # noqa: S105 (etcd's name for a cluster's identity; no secret)
 # Twice what etcd has by default: state of a few thousand pods, with its history between two compactions.
 QUOTA_BYTES = 4 * 1024**3
 # etcd's defaults suit disks and processors of its own. Masters share theirs with pods, and a leader that is late once
@@ -21,9 +21,17 @@ HEARTBEAT_MS = 250
 ELECTION_MS = 2500
 
 
-def config_text(*, name: str, address: str, data_dir: Path, certificates: EtcdCertificates, cluster: str = "") -> bytes:
+def new_token() -> str:
+    """The name of a new cluster (etcd: `initial-cluster-token`; no secret). Another each time: where one begins anew
+    on the same machine, members of the one before must not take it for theirs."""
+    return f"ktool-{secrets.token_hex(8)}"
+
+
+def config_text(
+    *, name: str, address: str, data_dir: Path, certificates: EtcdCertificates, token: str, cluster: str = ""
+) -> bytes:
     """The file's content. `cluster` names the members that there are (etcd: `initial-cluster`) for one that joins;
-    empty for the first, which begins a cluster. `data_dir` is the member's own folder."""
+    empty for the first, which begins a cluster, named `token`. `data_dir` is the member's own folder."""
     import yaml
 
     security = {"client-cert-auth": True, "trusted-ca-file": str(certificates.ca_cert)}
@@ -36,7 +44,7 @@ def config_text(*, name: str, address: str, data_dir: Path, certificates: EtcdCe
         "initial-advertise-peer-urls": peer_url(address),
         "initial-cluster": cluster or f"{name}={peer_url(address)}",
         "initial-cluster-state": "existing" if cluster else "new",
-        "initial-cluster-token": TOKEN,
+        "initial-cluster-token": token,
         "client-transport-security": security
         | {"cert-file": str(certificates.server_cert), "key-file": str(certificates.server_key)},
         "peer-transport-security": security

@@ -25,8 +25,8 @@ from kube.status import ApiError
 from provision import lock
 from provision.ansible.logins import logged_in
 from provision.bundle.archive import Archive, ArchiveRole
-from provision.inventory.lab import Lab, Machine, Role
-from provision.lab import apply, cluster
+from provision.inventory.lab import Lab, Machine, Role, Store
+from provision.lab import apply, cluster, etcd
 from provision.lab.errors import machine_errors
 from provision.lab.events import LabJournal, LabProgress, LabStep, doing
 from provision.lab.open_lab import NO_PASSWORDS, OpenLab, Passwords, installed, opened
@@ -405,6 +405,8 @@ class _Creation:
                     step.unchanged("as it should be")
         if not todo:
             return
+        if self._lab.store is Store.ETCD:
+            await etcd.start_stopped(self._open, todo)
         wanted_hosts = [host for host in apply.hosts(self._open, all_wants) if host.name in todo]
         with logged_in(wanted_hosts, limit=self._lab.forks) as sockets:
             for name, claimed in zip(list(todo), await asyncio.gather(*map(self._claim, todo)), strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -56,6 +57,24 @@ async def remove(open_lab: OpenLab, name: str) -> str:
         text = " ".join((said.stderr or said.stdout).split())
         raise KtoolError(f"{name} cannot be taken out of etcd", found=text[-400:], wanted="an etcd without it")
     return "member of etcd removed" if "removed:" in said.stdout else ""
+
+
+async def start_stopped(open_lab: OpenLab, names: Collection[str]) -> None:
+    """Start all members of those masters that were stopped, side by side. The roles bring masters up one after the
+    other, and the first would wait in vain for a majority. What fails here they will tell."""
+
+    async def start(name: str) -> None:
+        with contextlib.suppress(KtoolError):
+            connection = open_lab.connections[name]
+            await asyncio.to_thread(connection.run, [KTOOL, "etcd", "start"], check=False, timeout=ASK_SECONDS)
+
+    stopped = []
+    for machine in open_lab.lab.masters:
+        facts = open_lab.facts.get(machine.name)
+        if machine.name in names and facts is not None and facts.has_master and not facts.services.get("etcd"):
+            stopped.append(machine.name)
+    if len(stopped) > 1:  # a single one is started by its role
+        await asyncio.gather(*map(start, stopped))
 
 
 async def wait_healthy(open_lab: OpenLab, *, timeout: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kube import removed_nodes
@@ -19,7 +20,7 @@ from provision.lab.open_lab import LOOK_SECONDS, NO_PASSWORDS, OpenLab, Password
 from provision.lab.ownership import is_bare, pin_of, stranger
 from provision.lab.plan import MAKING
 from provision.lab_state import LabState
-from provision.providers.provider import MachineState
+from provision.providers.provider import Found, MachineState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class _Removal:
         self._options = options
         self._result = result
         self._journal = LabJournal(open_lab.state.journal)
+        self._absent = False  # its provider has no such machine (any more)
 
     async def run(self) -> None:
         # It may be there twice: made by one provider, before the inventory named another.
@@ -84,7 +86,8 @@ class _Removal:
         machine = self._open.lab.machine(self._name)
         # What others are asked by must not be what goes.
         self._open.passed_over = self._name
-        is_master = await self._may_leave(machine)
+        self._absent = bool(found) and all(one.state is MachineState.ABSENT for one in found)
+        is_master = await self._may_leave(machine, found)
         had_node = await self._drain()
         if not found and not had_node:
             raise KtoolError(
@@ -112,7 +115,7 @@ class _Removal:
             await self._delete_node()
         self._journal.forget(self._name)
 
-    async def _may_leave(self, machine: Machine | None) -> bool:
+    async def _may_leave(self, machine: Machine | None, found: Sequence[Found]) -> bool:
         """Whether it is a master, or was one when it was in the inventory: then its vote in etcd is to go first.
 
         KtoolError where the others could not go on without it.
@@ -128,38 +131,93 @@ class _Removal:
                 return False
             if not self._open.facts[self._open.master.name].services.get("etcd"):
                 return False
-        members = await etcd.members(self._open)
+        try:
+            members = await etcd.members(self._open)
+        except KtoolError as error:
+            self._require_lost(error, gone=await self._is_gone(machine, found))
+            return False
         etcd.require_leave(members, self._name)
         return machine is not None or self._name in {one.name for one in members}
 
+    async def _is_gone(self, machine: Machine | None, found: Sequence[Found]) -> bool:
+        """Whether there is no machine any more, or none within reach that ktool would clear or remove."""
+        if machine is None or machine.provider in MAKING:
+            return self._absent or not found
+        try:
+            await self._open.reach(machine, lambda line: None, timeout=LOOK_SECONDS)
+        except KtoolError:
+            return True
+        return False
+
+    def _require_lost(self, error: KtoolError, *, gone: bool) -> None:
+        """KtoolError where no other master can say what would become of the cluster without this one; but with `force`
+        a machine may be forgotten that is gone already."""
+        source = self._open.lab.source
+        if not gone:
+            raise KtoolError(
+                f"{self._name} is a master, and no other one can say whether they can do without it",
+                found=error.found or str(error),
+                wanted="another master that serves: this one may have all that is left of the cluster's state",
+                mend=f"bring the others back (ktool lab create -i {source}); what the last one has can be saved as "
+                f"docs/masters.md says; ktool lab destroy -i {source} gives all of it up",
+            ) from error
+        if not self._options.force:
+            raise KtoolError(
+                f"no other master can take {self._name} out of etcd",
+                found=error.found or str(error),
+                wanted="a majority of masters that serve",
+                mend=f"bring them back (ktool lab create -i {source}); --force takes the machine out all the same",
+            ) from error
+        self._result.remains.append(
+            f"its member in etcd, as no master answers: once one does, `ktool etcd remove {self._name}` there"
+        )
+
     async def _drain(self) -> bool:
-        """Move the pods away; True if there is a Node."""
-        state = self._open.state
-        if not state.kubeconfig.exists():
+        """Move the pods away; True if there is a Node. With `force`, where nobody can be asked it stays."""
+        if not self._open.state.kubeconfig.exists():
             return False
         try:
-            master = await self._open.master_connection()
-        except KtoolError:
+            return await self._drain_by_api()
+        except (drain.PodsWouldBeLost, drain.DrainTimedOut):
+            raise
+        except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
+            source = self._open.lab.source
+            found = str(error) or type(error).__name__
             if not self._options.force:
-                raise
-            self._result.remains.append("the Node in the cluster, whose master does not answer")
+                raise KtoolError(
+                    f"the cluster cannot be asked to do without {self._name}",
+                    found=found,
+                    wanted="an API server that moves its pods away and forgets its node",
+                    mend=f"see why (ktool lab status -i {source}), bring it back (ktool lab create -i {source}); "
+                    f"--force takes the machine out all the same, and leaves its Node",
+                ) from error
+            self._result.remains.append(
+                f"the Node {self._name}, as no API server answers ({found}): once one does, "
+                f"`ktool node remove {self._name} -i {source}` again"
+            )
             return False
+
+    async def _drain_by_api(self) -> bool:
+        state = self._open.state
+        master = await self._open.master_connection()
         async with cluster.connected(state, master, port=self._open.lab.api_port) as client:
             views = await cluster.nodes(client)
             if self._name not in views:
                 return False
+            # Its Node may still be Ready: nobody has missed it for long enough.
+            ends_pods = views[self._name].ready and not self._absent
             with doing(self._progress, self._journal, self._name, LabStep.DRAIN) as step:
                 try:
                     gone = await drain.drain(
                         client,
                         self._name,
-                        timeout=self._options.drain_timeout if views[self._name].ready else 5.0,
+                        timeout=self._options.drain_timeout if ends_pods else 5.0,
                         force=self._options.force,
                         report=step.report,
                     )
                 except drain.DrainTimedOut:
                     # A node that is gone for good never tells that its pods have ended.
-                    if not self._options.force and views[self._name].ready:
+                    if not self._options.force and ends_pods:
                         raise
                     gone = []
                 step.result = f"{len(gone)} pods moved away"

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from kube.clock import SystemClock
 from kube.errors import KtoolError
@@ -19,7 +20,7 @@ from provision import machine, mounts
 from provision.etcd import membership, packaged_service
 from provision.etcd.client import EtcdClient, EtcdError, NoEtcd, NotAMaster
 from provision.etcd.membership import Deed, Member, client_url, peer_url
-from provision.etcd.settings import LOCAL, config_text
+from provision.etcd.settings import LOCAL, config_text, new_token
 from provision.journal import Journal
 from provision.local_cluster import steps, waiting
 from provision.local_cluster.config import ETCD, LocalClusterConfig
@@ -205,7 +206,16 @@ class _Join:
         mounts.remove_tree(self._config.etcd_dir)
 
 
-# ---- looking
+# ---- starting, looking
+
+
+async def start(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> bool:
+    """Have this machine's member running where it was stopped, without waiting until it serves: of several that were
+    stopped the first cannot, before a majority of them runs. True if it had to be started."""
+    if ETCD not in supervisor.names() or (await asyncio.to_thread(supervisor.status, ETCD)).running:
+        return False
+    await asyncio.to_thread(supervisor.start, ETCD)
+    return True
 
 
 async def members(config: LocalClusterConfig, asked: Sequence[str] = (LOCAL,)) -> tuple[list[Member], set[str]]:
@@ -306,6 +316,16 @@ def _me(config: LocalClusterConfig, found: Sequence[Member]) -> Member | None:
     return next((one for one in found if one.name == name or url in one.peer_urls), None)
 
 
+def own_name(config: LocalClusterConfig) -> str:
+    """The name of this machine's member."""
+    return str(_settings(config).get("name") or config.node_name)
+
+
+def own_address(config: LocalClusterConfig) -> str:
+    """Where other members reach this machine's; empty if it has none."""
+    return urlsplit(str(_settings(config).get("initial-advertise-peer-urls", ""))).hostname or ""
+
+
 def _settings(config: LocalClusterConfig) -> dict[str, Any]:
     """The settings that this machine's member was made with; empty if they cannot be read."""
     import yaml
@@ -333,6 +353,7 @@ def _write_settings(config: LocalClusterConfig, address: str, *, others: Sequenc
         data_dir=config.etcd_dir,
         certificates=config.etcd_certificates,
         cluster=cluster,
+        token=new_token(),
     )
     write_secret(config.etcd_file, text)
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import yaml
 
-from provision.inventory.lab import ImageSettings
+from provision.inventory.lab import ImageSettings, ProviderName
+from provision.inventory.read import read
+from provision.lab_state import LabState
+from provision.providers.factory import providers_for
+from provision.providers.nspawn.provider import NspawnProvider
 from tests.lab.lab_under_test import CHECKOUT, LabUnderTest
 
 MASTERS = ("master-1", "master-2", "master-3")
@@ -32,3 +36,10 @@ def members(lab: LabUnderTest, on: str) -> dict[str, bool]:
     """Who is in etcd, and whether it is well, as a master sees it."""
     said = lab.node("ssh", on, "ktool etcd members -o json", check=False).stdout
     return {one["name"]: one["healthy"] and not one["learner"] for one in json.loads(said)}
+
+
+def provider(lab: LabUnderTest) -> NspawnProvider:
+    """What makes the lab's machines, for what no command does: cutting cables and power."""
+    found = providers_for(read(lab.inventory), LabState(lab.state))[ProviderName.NSPAWN]
+    assert isinstance(found, NspawnProvider)
+    return found

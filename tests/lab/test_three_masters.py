@@ -13,21 +13,10 @@ from typing import Any
 
 import pytest
 
-from provision.inventory.lab import ProviderName
-from provision.inventory.read import read
-from provision.lab_state import LabState, cache_dir
+from provision.lab_state import cache_dir
 from provision.machine_image.prepare import is_ready
-from provision.providers.factory import providers_for
-from provision.providers.nspawn.provider import NspawnProvider
 from tests.lab.lab_under_test import LabUnderTest, eventually, pods_by_node, run_example, told
-from tests.lab.masters import IMAGE, MASTERS, inventory, members
-
-
-def provider(lab: LabUnderTest) -> NspawnProvider:
-    """What makes the lab's machines, for what no command does: cutting cables and power."""
-    found = providers_for(read(lab.inventory), LabState(lab.state))[ProviderName.NSPAWN]
-    assert isinstance(found, NspawnProvider)
-    return found
+from tests.lab.masters import IMAGE, MASTERS, inventory, members, provider
 
 
 def cut_off(lab: LabUnderTest, name: str) -> None:

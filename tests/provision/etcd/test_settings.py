@@ -14,7 +14,7 @@ def settings(**more: str) -> dict[str, object]:
         address="192.0.2.1",
         data_dir=Path("/d/etcd"),
         certificates=EtcdCertificates(Path("/d/pki")),
-        **more,
+        **{"token": "t", **more},
     )
     found = yaml.safe_load(text)
     assert isinstance(found, dict)

@@ -11,7 +11,7 @@ import pytest
 from kube.errors import KtoolError
 from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Machine, ProviderName, Role
-from provision.lab.etcd import MemberView, members, require_leave, trouble
+from provision.lab.etcd import MemberView, members, require_leave, start_stopped, trouble
 from provision.lab.open_lab import OpenLab, best_master
 from provision.ssh.shell import Result
 
@@ -92,3 +92,41 @@ async def test_another_master_is_asked_where_the_first_cannot_say(first: str | K
     lab.connections.pop("m2")
     with pytest.raises(KtoolError, match=r"cannot say|is lost"):
         await members(cast("OpenLab", lab))
+
+
+@pytest.mark.parametrize(
+    ("stopped", "names", "started"),
+    [
+        (("m1", "m2", "m3"), ("m1", "m2", "m3"), {"m1", "m2", "m3"}),
+        (("m1", "m2"), ("m1", "m2"), {"m1", "m2"}),
+        (("m1", "m2", "m3"), ("m1", "m3"), {"m1", "m3"}),  # another one may be a stranger's
+        (("m1",), ("m1",), set()),  # its role starts it
+        ((), ("m1", "m2"), set()),
+    ],
+)
+async def test_members_that_were_stopped_are_started_before_one_waits_for_the_others(
+    stopped: tuple[str, ...], names: tuple[str, ...], started: set[str]
+) -> None:
+    done: set[str] = set()
+
+    class Machines:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, command: list[str], *, check: bool, timeout: float) -> Result:
+            assert command[1:] == ["etcd", "start"]
+            done.add(self.name)
+            if self.name == "m1":
+                raise KtoolError("the connection is lost")
+            return Result(0, "started", "")
+
+    lab = SimpleNamespace(
+        lab=SimpleNamespace(masters=MASTERS),
+        facts={
+            m.name: RemoteFacts(has_master=True, services={"etcd": m.name not in stopped, "master": True})
+            for m in MASTERS
+        },
+        connections={m.name: Machines(m.name) for m in MASTERS},
+    )
+    await start_stopped(cast(OpenLab, lab), names)
+    assert done == started

@@ -14,7 +14,7 @@ from provision.lab import etcd, removal
 from provision.lab.destroy import destroy
 from provision.lab.etcd import MemberView
 from provision.lab.open_lab import OpenLab
-from provision.lab.removal import Removed, remove_machine
+from provision.lab.removal import RemovalOptions, Removed, remove_machine
 from provision.lab_state import LabState
 from provision.providers.nspawn.folder import MachineFolder
 
@@ -132,3 +132,64 @@ def test_an_api_server_that_does_not_answer_is_told(
     with pytest.raises(KtoolError, match="two: ") as told:
         asyncio.run(remove_machine(lab(ProviderName.NSPAWN), LabState(tmp_path), "two"))
     assert found in told.value.found
+
+
+NOBODY = KtoolError("the masters cannot say who is in etcd", found="no answer")
+
+
+def three_masters() -> Lab:
+    names = ("one", "two", "three")
+    machines = (Machine(name=n, provider=ProviderName.NSPAWN, roles=frozenset({Role.MASTER})) for n in names)
+    return Lab(name="lab", source=Path("lab.yml"), machines=tuple(machines))
+
+
+@pytest.fixture
+def remove_while_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Removed]:
+    """`node remove NAME` of a lab of nspawn machines whose API servers and etcd do not answer."""
+
+    def remove(lab: Lab, name: str, *, force: bool, there: bool) -> Removed:
+        async def silent(*_: object) -> None:
+            raise NOBODY
+
+        async def refused(*_: object) -> bool:
+            raise ConnectionError("refused by 127.0.0.1")
+
+        state = LabState(tmp_path)
+        state.kubeconfig.touch()
+        if there:
+            MachineFolder(state.provider("nspawn") / "machines" / name).path.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(etcd, "members", silent)
+        monkeypatch.setattr(removal._Removal, "_drain_by_api", refused)
+        return asyncio.run(remove_machine(lab, state, name, options=RemovalOptions(force=force)))
+
+    return remove
+
+
+def test_a_worker_goes_while_no_api_server_answers_if_somebody_insists(
+    remove_while_nobody_answers: Callable[..., Removed],
+) -> None:
+    with pytest.raises(KtoolError, match="cannot be asked to do without two") as refused:
+        remove_while_nobody_answers(lab(ProviderName.NSPAWN), "two", force=False, there=True)
+    assert "--force" in refused.value.mend
+    gone = remove_while_nobody_answers(lab(ProviderName.NSPAWN), "two", force=True, there=True)
+    assert gone.did == ["machine removed, with its disks"]
+    assert [text for text in gone.remains if "`ktool node remove two -i lab.yml` again" in text]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_master_that_may_have_the_last_copy_stays(
+    remove_while_nobody_answers: Callable[..., Removed], force: bool
+) -> None:
+    with pytest.raises(KtoolError, match="no other one can say"):
+        remove_while_nobody_answers(three_masters(), "three", force=force, there=True)
+
+
+def test_a_master_that_is_gone_is_forgotten_if_somebody_insists(
+    remove_while_nobody_answers: Callable[..., Removed],
+) -> None:
+    with pytest.raises(KtoolError, match="no other master can take three out") as refused:
+        remove_while_nobody_answers(three_masters(), "three", force=False, there=False)
+    assert "--force" in refused.value.mend
+    gone = remove_while_nobody_answers(three_masters(), "three", force=True, there=False)
+    assert gone.did == []
+    assert [text for text in gone.remains if "`ktool etcd remove three`" in text]
