@@ -27,7 +27,7 @@ test: ## run the tests, in a network namespace that has no way out (PYTEST_ARGS=
 	@.venv/bin/python -m provision.machine_image >/dev/null # takes package sources, which tests do not have
 	@scripts/in-netns .venv/bin/python -m pytest $(PYTEST_ARGS)
 
-test-lab: ## whole labs in their complete form: VMs, Vagrant, bare metal (40 minutes)
+test-lab: ## whole labs in their complete form: VMs, Vagrant, bare metal (50 minutes)
 	@scripts/setup kubectl provision-tests
 	@.venv/bin/python -m provision.machine_image debian-12 debian-12+etcd-server+haproxy >/dev/null
 	@.venv/bin/python -m provision.providers.redfish >/dev/null

@@ -124,7 +124,15 @@ def read(source: IO[bytes], *, name: str) -> Iterator[Backup]:
 
 def check(path: Path) -> Backup:
     """A backup that was read to its end: nothing of it is missing or damaged. KtoolError otherwise."""
-    with path.open("rb") as source, read(source, name=str(path)) as backup:
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise KtoolError(
+            "the backup cannot be read",
+            found=f"{path}: {error.strerror or error}",
+            wanted="a file that `ktool backup` made",
+        ) from error
+    with source, read(source, name=str(path)) as backup:
         for _ in backup.objects:
             pass
         return backup

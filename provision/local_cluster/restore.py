@@ -11,6 +11,7 @@ machine) `ktool up` does the rest. The new store begins with one member of etcd:
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -77,6 +78,10 @@ async def restore(
 
 
 def _check(config: LocalClusterConfig, backup: Backup, services: list[str]) -> None:
+    if os.geteuid() != 0:
+        raise KtoolError(
+            "ktool restore needs root", found=f"user id {os.geteuid()}", wanted="root", mend="sudo ktool restore FILE"
+        )
     there = data_dir.read_state(config.data_dir)
     if there.exists and not there.empty and there.version is None:
         raise KtoolError(

@@ -88,6 +88,12 @@ def test_what_is_none(tmp_path: Path, content: bytes, says: str) -> None:
         check(tmp_path, content)
 
 
+def test_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KtoolError, match="cannot be read") as caught:
+        backup_file.check(tmp_path / "none")
+    assert "No such file" in caught.value.found
+
+
 def test_the_files_that_masters_share(tmp_path: Path) -> None:
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
