@@ -241,7 +241,7 @@ def destroy_command(inventory: Path, yes: bool, passwords: Passwords) -> None:
 @bundle_option
 @click.pass_context
 def image_command(context: click.Context, inventory: Path | None, bundle: Path | None) -> None:
-    """Build or fetch the images that a lab's machines need.
+    """Build or fetch the images that a lab's machines need; start emulated ones once and keep their memory.
 
     `create` does it too; this is for doing it ahead, where there are package sources or there is a network.
     """
@@ -252,12 +252,12 @@ def image_command(context: click.Context, inventory: Path | None, bundle: Path |
     if inventory is None:
         raise click.UsageError("Missing option '-i' / '--inventory'.")
     from provision.bundle.archive import ArchiveRole
+    from provision.lab.images_ahead import prepare
     from provision.lab_state import cache_dir
-    from provision.machine_image.prepare import prepare_images
 
     lab, _ = read_lab(inventory)
     layer = archives_for(bundle)[ArchiveRole.CONTROL].path
-    for name, paths in prepare_images(lab, cache_dir(), lambda line: click.echo(line, err=True), layer=layer).items():
+    for name, paths in prepare(lab, cache_dir(), lambda line: click.echo(line, err=True), layer=layer).items():
         click.echo(f"{name}: {paths}")
 
 

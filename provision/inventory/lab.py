@@ -120,8 +120,9 @@ class Machine:
     """One machine. `name` is the inventory's host name, and the host name and Node name as well.
 
     Memory in MiB, disk in GiB. `address` is a wanted fixed address (empty: chosen by the provider), `mac` a wanted
-    hardware address (empty: made from lab and machine name, always the same). `runs_agent` is False for machines that
-    become no node. `variables` has everything that the inventory says of the host, for Ansible; it may hold secrets.
+    hardware address (empty: made from lab and machine name, always the same). `warm_start` lets a new emulated machine
+    go on from kept memory. `runs_agent` is False for machines that become no node. `variables` has everything that the
+    inventory says of the host, for Ansible; it may hold secrets.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Machine:
     address: str = ""
     mac: str = ""
     autostart: bool = True
+    warm_start: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     runtime: str = "docker"

@@ -64,6 +64,7 @@ _MACHINE = (
     Variable("ktool_address", values.ipv4_address),
     Variable("ktool_mac", values.mac),
     Variable("ktool_autostart", values.boolean),
+    Variable("ktool_warm_start", values.boolean),
     Variable("ktool_labels", values.labels),
     Variable("ktool_taints", values.taints),
     Variable("ktool_runtime", values.one_of(RUNTIMES)),

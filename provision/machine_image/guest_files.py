@@ -159,7 +159,8 @@ Before=network.target shutdown.target
 Conflicts=shutdown.target
 
 [Service]
-ExecStart=/bin/busybox udhcpc -f -i eth0 -t 5 -T 1 -A 2 -x hostname:%H -s /{_PROGRAMS}/lease
+# The shell's name of the host: systemd's (%H) is the one of the time when it read this.
+ExecStart=/bin/sh -c 'exec busybox udhcpc -f -i eth0 -t 5 -T 1 -A 2 -x hostname:"$$(hostname)" -s /{_PROGRAMS}/lease'
 Restart=always
 RestartSec=1
 
@@ -181,6 +182,59 @@ bound | renew)
     mv /etc/resolv.conf.new /etc/resolv.conf
     ;;
 esac
+"""
+
+# The word that tells it in the kernel's arguments, and what it says on its console once its memory can be kept.
+WARM_ARGUMENT = "ktool.warm"
+WARM_MARK = "ktool-warm: ready"
+# How the disk begins that tells a woken machine who it is: lines of tmpfiles.d(5), and zeros after them.
+IDENTITY_MARK = "# ktool-machine"
+# Where these lines put the hardware address; the one that the memory was kept with is another's.
+MAC_FILE = "run/ktool-machine/mac"
+
+_WARM = f"""\
+#!/bin/sh
+# Waits, as nobody in particular, until the disk vdb says who this machine is. Its memory is kept while it waits, and
+# each machine that starts from that memory goes on from here.
+disk=/dev/vdb
+# What must not be the same in two machines. One that starts from the disk without the memory makes these by itself.
+systemctl stop ssh.service ktool-network.service
+rm -f /etc/ssh/ssh_host_* /var/lib/docker/engine-id
+: >/etc/machine-id
+ip link set eth0 down
+sync
+echo "{WARM_MARK}" >/dev/console
+until head -c {len(IDENTITY_MARK)} "$disk" | grep -qaF "{IDENTITY_MARK}"; do sleep 0.1; done
+
+# The clock stood still meanwhile, and so did the kernel's random numbers: what comes next would be the same in every
+# machine. Some of what the host's generator gave waits in memory, too, so more is taken. The number is RNDRESEEDCRNG.
+busybox hwclock --hctosys --utc
+cat "$disk" >/dev/urandom
+head -c 1024 /dev/hwrng >/dev/urandom
+if ! perl -e 'open(RANDOM, ">", "/dev/urandom") && ioctl(RANDOM, 0x5207, 0) or exit 1'; then
+    echo "ktool-warm: no random numbers of this machine's own: it stays silent" >/dev/console
+    exit 1
+fi
+tr -d '\\0' <"$disk" >/run/ktool-machine.conf
+systemd-tmpfiles --create /run/ktool-machine.conf
+sync /etc/machine-id
+hostname -F /etc/hostname
+ip link set eth0 address "$(cat /{MAC_FILE})"
+systemctl start ktool-network.service ssh.service
+# It goes by the machine-id that it found at its start.
+systemctl restart systemd-journald.service
+"""
+_WARM_UNIT = f"""\
+[Unit]
+Description=Wait to be told who this machine is
+ConditionKernelCommandLine={WARM_ARGUMENT}
+After=multi-user.target
+
+[Service]
+ExecStart=/{_PROGRAMS}/warm
+
+[Install]
+WantedBy=multi-user.target
 """
 
 # On other hardware the interfaces are not known ahead.
@@ -256,6 +310,8 @@ _ANY_MACHINE = (
 _VIRTUAL = (
     GuestFile(f"{_UNITS}/ktool-network.service", _NETWORK_UNIT),
     GuestFile(f"{_PROGRAMS}/lease", _LEASE, 0o755),
+    GuestFile(f"{_UNITS}/ktool-warm.service", _WARM_UNIT),
+    GuestFile(f"{_PROGRAMS}/warm", _WARM, 0o755),
     # Devices whose modules nothing loads, since nobody makes their files before.
     GuestFile("etc/modules-load.d/ktool.conf", "tun\nfuse\n"),
     # Few kinds of devices matter to a virtual machine: asking for all others again takes a second.
@@ -301,7 +357,7 @@ def links(purpose: Purpose) -> tuple[GuestLink, ...]:
     """The links of an image for that purpose: units that start, generators that do not run."""
     wanted = [("ktool-grow-root.service", f"/{_UNITS}")]
     if purpose is Purpose.VIRTUAL:
-        wanted.append(("ktool-network.service", f"/{_UNITS}"))
+        wanted += [("ktool-network.service", f"/{_UNITS}"), ("ktool-warm.service", f"/{_UNITS}")]
     else:
         wanted += [
             ("ktool-name-servers.path", f"/{_UNITS}"),

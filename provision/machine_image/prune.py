@@ -19,6 +19,7 @@ KINDS = (
     "fetched",
     "installers",
     "vagrant-boxes",
+    "warm-starts",
 )
 
 

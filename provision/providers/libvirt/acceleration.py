@@ -19,6 +19,7 @@ from pathlib import Path
 import libvirt
 
 from kube.files import write_atomic
+from provision.machine_image.cache import digest_of
 from provision.machine_image.recipe import content_key
 from provision.providers.libvirt.connection import Connection, Handle, doing
 from provision.providers.provider import Report
@@ -53,6 +54,22 @@ def domain_type(
         why = "nothing boots under it here" if offered else "libvirt's host does not offer it"
         report(f"KVM does not work ({why}): machines are emulated, several times slower")
     return kind
+
+
+def local_domain_type(connection: Connection, kernel: Path, *, cache: Path, report: Report) -> tuple[str, str]:
+    """libvirt's domain type for machines with that kernel of this host's, and the host's architecture as uname says."""
+    with doing("libvirt does not tell of its host"):
+        arch = str(connection.handle.getInfo()[0])
+    kind = domain_type(
+        connection,
+        arch=arch,
+        chipset="q35" if arch == "x86_64" else "virt",
+        kernel=str(kernel),
+        digest=digest_of(kernel, cache),
+        cache=cache,
+        report=report,
+    )
+    return kind, arch
 
 
 def _offered(connection: Connection, *, arch: str, chipset: str) -> bool:

@@ -23,7 +23,8 @@ NAMESPACE = "urn:ktool:libvirt:1"
 class DomainSettings:
     """Everything that varies in a domain. Paths are the libvirt host's; `kernel` empty: the disk's own boot loader.
 
-    `forwarded_port` is the host's loopback port that leads to SSH, only for the user network (0: none).
+    `unplugged`: the interface leads nowhere. `forwarded_port` is the host's loopback port that leads to SSH, only for
+    the user network (0: none).
     """
 
     name: str
@@ -46,6 +47,7 @@ class DomainSettings:
     seed: str = ""
     network: str = ""
     bridge: str = ""
+    unplugged: bool = False
     forwarded_port: int = 0
     oem_strings: tuple[str, ...] = ()
 

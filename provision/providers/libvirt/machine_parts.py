@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import socket
+import uuid
 from dataclasses import replace
+from pathlib import Path
 
 from provision.inventory.lab import Lab, Machine, NetworkMode
 from provision.lab_state import LabState
@@ -16,7 +17,8 @@ from provision.providers.libvirt.definitions import DomainFacts, DomainSettings
 from provision.providers.libvirt.images import GIB, LabImages, label
 from provision.providers.libvirt.names import domain_name, domain_uuid, mac_of
 from provision.providers.libvirt.network import LabNetwork
-from provision.providers.libvirt.seed import nocloud, nocloud_disk, oem_strings
+from provision.providers.libvirt.ports import free_port
+from provision.providers.libvirt.seed import identity_disk, nocloud, nocloud_disk, oem_strings
 from provision.providers.libvirt.storage import Storage
 from provision.providers.provider import Report
 from provision.ssh import keys, known_hosts
@@ -32,8 +34,17 @@ class MachineParts:
         self._network = network
         self._images = images
 
-    def have_disk(self, machine: Machine, image: VirtualImage, report: Report, *, running: bool) -> bool:
-        """Have the machine's disk as large as wanted (if it is not running); True if something had to be done."""
+    def has_disk(self, machine: Machine) -> bool:
+        """Whether the machine has a disk."""
+        return self._storage.volume(volume_names.disk(machine.name)) is not None
+
+    def have_disk(
+        self, machine: Machine, image: VirtualImage, report: Report, *, running: bool, warm: Path | None = None
+    ) -> bool:
+        """Have the machine's disk as large as wanted (if it is not running); True if something had to be done.
+
+        A new one is a copy of the disk `warm`, or else a linked clone of the image.
+        """
         wanted = machine.disk_gib * GIB
         there = self._storage.volume(volume_names.disk(machine.name))
         if there is None:
@@ -43,9 +54,11 @@ class MachineParts:
             self._storage.delete(volume_names.log(machine.name))
             base = self._storage.volume(volume_names.base(image.key))
             assert base is not None
-            self._storage.clone(
-                volume_names.disk(machine.name), base=base.path, base_form=image.format, capacity=wanted
-            )
+            disk = volume_names.disk(machine.name)
+            if warm is not None:
+                self._storage.copy(disk, warm)
+            else:
+                self._storage.clone(disk, base=base.path, base_form=image.format, capacity=wanted)
             return True
         if there.capacity < wanted and not running:
             report(f"enlarging the disk to {machine.disk_gib} GiB")
@@ -82,7 +95,7 @@ class MachineParts:
             bridge="" if network.own else network.bridge,
         )
         if network.mode is NetworkMode.USER:
-            settings = replace(settings, forwarded_port=(before.port if before else 0) or _free_port())
+            settings = replace(settings, forwarded_port=(before.port if before else 0) or free_port())
         kernel, initrd = (
             self._storage.volume(volume) for volume in (volume_names.kernel(key), volume_names.initrd(key))
         )
@@ -100,13 +113,18 @@ class MachineParts:
             oem_strings=oem_strings(name, public),
         )
 
+    def identity(self, machine: Machine) -> str:
+        """Have the disk that tells a machine that goes on from kept memory who it is; its path."""
+        content = identity_disk(
+            machine.name,
+            keys.ensure_key(self._state.identity),
+            mac=mac_of(self._lab, machine),
+            machine_id=uuid.UUID(domain_uuid(self._lab.name, machine.name)).hex,
+        )
+        return self._storage.write(volume_names.identity(machine.name), content)
+
     def must_redefine(self, machine: Machine, before: DomainFacts) -> bool:
         """Whether the inventory wants another definition than the machine has."""
         mac = mac_of(self._lab, machine)
         same_place = before.port > 0 or before.mac == mac
         return (before.memory_mib, before.cpus) != (machine.memory_mib, machine.cpus) or not same_place
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -22,7 +22,7 @@ from provision import mounts
 from provision.inventory.lab import Lab, Machine, NetworkMode, ProviderName
 from provision.lab_state import LabState, cache_dir
 from provision.machine_image.recipe import is_built
-from provision.providers.libvirt import console, power, snapshots, volume_names
+from provision.providers.libvirt import console, power, snapshots, volume_names, warm_starts
 from provision.providers.libvirt.connection import Connection, Handle, doing
 from provision.providers.libvirt.definitions import DomainFacts, domain_xml, read_domain
 from provision.providers.libvirt.domains import LabDomains
@@ -38,6 +38,7 @@ from provision.providers.libvirt.names import (
 )
 from provision.providers.libvirt.network import LabNetwork
 from provision.providers.libvirt.storage import Storage
+from provision.providers.libvirt.warm_starts import WarmStarts
 from provision.providers.provider import Found, MachineState, Report
 from provision.ssh import keys, known_hosts
 from provision.ssh.endpoint import Endpoint
@@ -65,6 +66,9 @@ class LibvirtProvider:
         self._network = LabNetwork(self._connection, lab, state)
         self._domains = LabDomains(self._connection, lab, state)
         self._images = LabImages(self._connection, self._storage, state, cache=cache or cache_dir(), layer=layer)
+        self._warm = WarmStarts(
+            self._connection, state.path, cache=cache or cache_dir(), mode=self._network.wanted.mode
+        )
         self._parts = MachineParts(lab, state, self._storage, self._network, self._images)
 
     # ---- Provider
@@ -113,6 +117,8 @@ class LibvirtProvider:
                 require_room(machine, image)
                 made |= self._images.upload(image, report)
                 self._images.domain_type(image, report)
+                if not self._parts.has_disk(machine):
+                    self._warm_disk(machine, report)
             return network.result() or made
 
     def create(self, machine: Machine, report: Report) -> bool:
@@ -126,11 +132,15 @@ class LibvirtProvider:
             before = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain is not None else None
             running = domain is not None and bool(domain.isActive())
         image = self._images.image(machine.image, report)
-        new_disk = self._parts.have_disk(machine, image, report, running=running)
+        # Only a machine of which nothing is there goes on from kept memory: all others have been somebody already.
+        warm = self._warm_disk(machine, report) if before is None and not self._parts.has_disk(machine) else None
+        new_disk = self._parts.have_disk(machine, image, report, running=running, warm=warm)
         changed |= new_disk
         if before is None or new_disk or self._parts.must_redefine(machine, before):
             report("defining the machine" if before is None else "changing the machine's definition")
             settings = self._parts.settings(machine, image, before, report)
+            if warm is not None:
+                settings = replace(settings, seed=self._parts.identity(machine))
             with doing(f"the machine {machine.name} cannot be defined"):
                 domain = self._connection.handle.defineXML(domain_xml(settings))
             changed = True
@@ -138,7 +148,16 @@ class LibvirtProvider:
             if bool(domain.autostart()) != machine.autostart:
                 domain.setAutostart(int(machine.autostart))
                 changed = True
+            if warm is not None and warm_starts.wake(domain, report):
+                return True
             return power.start(domain, report) or changed
+
+    def _warm_disk(self, machine: Machine, report: Report) -> Path | None:
+        if not self._storage.takes_copies():
+            return None
+        image = self._images.image(machine.image, report)
+        kind = self._images.domain_type(image, report)
+        return self._warm.disk(machine, image, report, kind=kind, arch=self._images.arch)
 
     def endpoint(self, machine: Machine, report: Report, *, timeout: float) -> Endpoint:
         """See Provider. The host key comes from the machine's console, which nobody on the network can write to."""

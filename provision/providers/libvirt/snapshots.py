@@ -9,6 +9,9 @@ import libvirt
 from kube.errors import KtoolError
 from provision.providers.libvirt.connection import Handle, doing
 
+# The memory that a new machine went on from: none of its user's.
+WARM = "ktool-warm"
+
 
 def take(domain: Handle, machine: str, name: str) -> None:
     """Keep the machine's state. KtoolError if there is a snapshot of that name."""
@@ -46,4 +49,5 @@ def names(domain: Handle) -> list[str]:
     with doing("libvirt does not tell of a machine's snapshots"):
         every = domain.listAllSnapshots()
         kept = [(ET.fromstring(one.getXMLDesc()), one.getName()) for one in every]  # noqa: S314
-    return [name for _, name in sorted((int(xml.findtext("creationTime", "0")), name) for xml, name in kept)]
+    named = sorted((int(xml.findtext("creationTime", "0")), name) for xml, name in kept)
+    return [name for _, name in named if name != WARM]

@@ -7,6 +7,8 @@ An upload that was broken off leaves a file that is too short; it is taken for w
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -97,6 +99,10 @@ class Storage:
         assert made is not None
         return made
 
+    def takes_copies(self) -> bool:
+        """Whether this process may put files into the pool itself."""
+        return self._connection.place.is_local and os.access(self.path, os.W_OK)
+
     def upload(self, name: str, source: Path, *, form: str, capacity: int, report: Report) -> str:
         """Have a file as a volume; its path on the libvirt host. Done already if the whole of it is there."""
         size = source.stat().st_size
@@ -117,6 +123,23 @@ class Storage:
                 stream.sendAll(lambda _stream, count, source: source.read(min(count, _CHUNK)), file)
                 stream.finish()
             return str(handle.path())
+
+    def copy(self, name: str, source: Path) -> None:
+        """Have a new qcow2 disk that is a copy of a file, whole or not at all; only on this host.
+
+        OSError if the pool's folder may not be written to.
+        """
+        target = Path(self.path) / name
+        part = target.with_name(f".{name}.part")
+        try:
+            # It copies within the kernel, and where the file system can, shares what is the same.
+            shutil.copyfile(source, part)
+            part.chmod(0o600)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+        with self._uploading, doing(f"the disk {name} cannot be made"):
+            self._refresh()
 
     def write(self, name: str, content: bytes) -> str:
         """Have a small volume with this content, replacing what is there; its path on the libvirt host."""

@@ -6,7 +6,7 @@ import re
 
 # The last is what virtlogd makes of a long log.
 _OURS = re.compile(
-    r"base-[0-9A-Za-z]+\.(disk|vmlinuz|initrd)|[0-9a-z][0-9a-z.-]*\.(qcow2|seed\.iso|console\.log(\.\d+)?)"
+    r"base-[0-9A-Za-z]+\.(disk|vmlinuz|initrd)|[0-9a-z][0-9a-z.-]*\.(qcow2|seed\.iso|identity|console\.log(\.\d+)?)"
 )
 
 
@@ -25,6 +25,11 @@ def seed(machine: str) -> str:
     return f"{machine}.seed.iso"
 
 
+def identity(machine: str) -> str:
+    """The small disk that tells a machine that was started from kept memory who it is."""
+    return f"{machine}.identity"
+
+
 def log(machine: str) -> str:
     """What the machine said on its console."""
     return f"{machine}.console.log"
@@ -32,7 +37,7 @@ def log(machine: str) -> str:
 
 def of_machine(machine: str) -> tuple[str, ...]:
     """All files of a machine; the last is what virtlogd makes of a long log."""
-    return disk(machine), seed(machine), log(machine), f"{log(machine)}.0"
+    return disk(machine), seed(machine), identity(machine), log(machine), f"{log(machine)}.0"
 
 
 def base(key: str) -> str:

@@ -10,8 +10,8 @@ from provision.inventory.lab import Lab, Machine, NetworkMode, NetworkSettings, 
 
 
 def machine(name: str, **fields: Any) -> Machine:
-    """A worker by libvirt."""
-    plain = Machine(name=name, provider=ProviderName.LIBVIRT, roles=frozenset({Role.WORKER}))
+    """A worker by libvirt, which boots: few of these tests need a machine that is up."""
+    plain = Machine(name=name, provider=ProviderName.LIBVIRT, roles=frozenset({Role.WORKER}), warm_start=False)
     return replace(plain, **fields)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,66 @@ def test_a_machine_from_nothing_to_nothing(connection: libvirt.virConnect, tmp_p
     clean(provider, "m1")
     assert known_hosts.pinned(LabState(tmp_path / "lab").known_hosts, "m1") == ()
     assert the_found(provider).state is MachineState.ABSENT
+
+
+def test_machines_go_on_from_kept_memory(connection: libvirt.virConnect, tmp_path: Path) -> None:
+    one = lab(*(machine(name, warm_start=True) for name in ("m1", "m2")))
+    provider = provider_of(one, tmp_path)
+    told: dict[str, list[str]] = {}
+    keys: dict[str, tuple[str, ...]] = {}
+    said: list[str] = []
+    for wanted in one.machines:
+        assert provider.create(wanted, said.append)
+    assert said.count("going on from kept memory") == 2
+    assert not any("so it boots" in line for line in said), said
+    for wanted in one.machines:
+        endpoint = provider.endpoint(wanted, silent, timeout=BOOT_SECONDS)
+        keys[wanted.name] = endpoint.host_keys
+        with reach(endpoint, timeout=BOOT_SECONDS) as shell:
+            # What every machine has to itself, then what they have alike.
+            own = "hostname; cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key.pub; "
+            own += "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | sha256sum | cut -c1-64; "
+            state = "systemctl is-active docker ssh; docker ps -q; date +%s; df --output=size -BG / | tail -1"
+            told[wanted.name] = shell.run(["sh", "-c", own + state]).stdout.splitlines()
+    for name, number in (("m1", 10), ("m2", 11)):
+        hostname, machine_id, mac, host_key, _, _, docker, ssh, now, size = told[name]
+        assert (hostname, mac, docker, ssh) == (name, names.mac_for("lab", name), "active", "active")
+        assert machine_id == names.domain_uuid("lab", name).replace("-", "")
+        assert " ".join(host_key.split()[:2]) in keys[name]
+        assert abs(int(now) - time.time()) < 90, "its clock does not go on from the memory's time"
+        assert size.strip() == "10G"
+        assert Found(name=name, state=MachineState.RUNNING, address=f"192.168.150.{number}") in provider.find()
+    assert not set(told["m1"][:6]) & set(told["m2"][:6]), told
+    # Nothing is left of the memory, and a machine that starts again is the same as before.
+    assert provider.snapshots(one.machines[0]) == []
+    assert connection.lookupByName("lab-m1").snapshotNum() == 0
+    connection.lookupByName("lab-m1").destroy()
+    assert provider.create(one.machines[0], said.append)
+    assert said[-1] == "starting"
+    endpoint = provider.endpoint(one.machines[0], silent, timeout=BOOT_SECONDS)
+    with reach(endpoint, timeout=BOOT_SECONDS) as shell:
+        again = "hostname; cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key.pub"
+        assert shell.run(["sh", "-c", again]).stdout.splitlines() == told["m1"][:4]
+        assert "ktool.warm" not in shell.run(["cat", "/proc/cmdline"]).stdout
+    clean(provider, "m1", "m2")
+
+
+def test_memory_that_cannot_be_read_costs_only_time(connection: libvirt.virConnect, tmp_path: Path) -> None:
+    one = lab(machine("m1", warm_start=True))
+    (wanted,) = one.machines
+    provider = provider_of(one, tmp_path)
+    provider.prepare(one.machines, silent)
+    spoilt = tmp_path / "spoilt.qcow2"
+    (base,) = Path("/var/lib/libvirt/images/ktool-lab").glob("base-*.disk")
+    asked = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base.name, "-F", "qcow2", str(spoilt), "10G"]
+    subprocess.run(asked, check=True, timeout=60)
+    provider._warm._disks = dict.fromkeys(provider._warm._disks, spoilt)
+    said: list[str] = []
+    assert provider.create(wanted, said.append)
+    assert any("cannot go on from kept memory, so it boots" in line for line in said), said
+    assert the_found(provider).state is MachineState.RUNNING
+    assert connection.lookupByName("lab-m1").snapshotNum() == 0
+    clean(provider, "m1")
 
 
 def test_half_made_machines_are_completed(connection: libvirt.virConnect, tmp_path: Path) -> None:
