@@ -145,6 +145,8 @@ class LibvirtProvider:
                 domain = self._connection.handle.defineXML(domain_xml(settings))
             changed = True
         with doing(f"the machine {machine.name} cannot be started"):
+            if before is not None:
+                warm_starts.forget(domain)
             if bool(domain.autostart()) != machine.autostart:
                 domain.setAutostart(int(machine.autostart))
                 changed = True

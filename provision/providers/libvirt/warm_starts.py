@@ -204,6 +204,13 @@ def snapshot_xml(domain: str) -> str:
     return ET.tostring(snapshot, encoding="unicode")
 
 
+def forget(domain: Handle) -> None:
+    """Remove the memory that a killed ktool left in a machine's disk."""
+    for snapshot in domain.listAllSnapshots():
+        if snapshot.getName() == WARM:
+            snapshot.delete()
+
+
 def wake(domain: Handle, report: Report) -> bool:
     """Let a defined machine whose disk is a copy of `disk()` go on from there; False if it does not: it can be started.
 

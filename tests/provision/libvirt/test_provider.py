@@ -382,22 +382,31 @@ def test_a_disk_must_hold_its_image(connection: libvirt.virConnect, tmp_path: Pa
     provider.cleanup(silent)
 
 
-@pytest.mark.parametrize("call", ["storagePoolDefineXML", "networkDefineXML", "defineXML"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "virConnect.storagePoolDefineXML",
+        "virConnect.networkDefineXML",
+        "virConnect.defineXML",
+        "virDomain.snapshotCreateXML",
+        "virDomain.revertToSnapshot",
+    ],
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_on_the_way(connection: libvirt.virConnect, tmp_path: Path, call: str, when: str) -> None:
     program = f"""
 import os, signal, sys
 from pathlib import Path
 import libvirt
-from tests.provision.libvirt.test_provider import provider_of, silent, small
+from tests.provision.libvirt.test_provider import provider_of, silent, the_killed
 
-original = libvirt.virConnect.{call}
+original = libvirt.{call}
 def dying(*arguments):
     if {when!r} == "after":
         original(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-libvirt.virConnect.{call} = dying
-one = small("m1")
+libvirt.{call} = dying
+one = the_killed({call!r})
 provider_of(one, Path(sys.argv[1])).create(one.machines[0], silent)
 """
     checkout = Path(__file__).parents[3]
@@ -405,12 +414,19 @@ provider_of(one, Path(sys.argv[1])).create(one.machines[0], silent)
         [sys.executable, "-c", program, str(tmp_path)], cwd=checkout, check=False, timeout=120, capture_output=True
     )
     assert done.returncode == -9, done.stderr.decode()
-    one = small("m1")
+    one = the_killed(call)
     provider = provider_of(one, tmp_path)
-    assert provider.create(one.machines[0], silent)
+    woken = (call, when) == ("virDomain.revertToSnapshot", "after")
+    assert provider.create(one.machines[0], silent) is not woken
     assert the_found(provider).state is MachineState.RUNNING
+    assert connection.lookupByName("lab-m1").snapshotNum() == 0
     assert not provider.create(one.machines[0], silent)
     clean(provider, "m1")
+
+
+def the_killed(call: str) -> Lab:
+    """A lab with what is called on the way."""
+    return lab(machine("m1", warm_start=True)) if call.startswith("virDomain") else small("m1")
 
 
 def test_the_try_itself(connection: libvirt.virConnect, tmp_path: Path, daemon: Libvirtd) -> None:
