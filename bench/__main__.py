@@ -34,7 +34,7 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "etcd": lambda: _etcd(quick),
         "scheduler": lambda: module("scheduler").run(decisions=100 if quick else 300),  # type: ignore[attr-defined]
         "proxy": lambda: _proxy(quick),
-        "labs": lambda: module("labs").run(hosts=3 if quick else 5),  # type: ignore[attr-defined]
+        "labs": lambda: module("labs").run(hosts=3 if quick else 5, rounds=1 if quick else 3),  # type: ignore[attr-defined]
     }
 
 

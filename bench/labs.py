@@ -1,23 +1,19 @@
-"""Labs: a virtual machine against the same image booted by hand, five SSH hosts against one, a run with nothing to do.
+"""Labs: a virtual machine against the same image booted by hand; five SSH hosts against one (bench.ssh_hosts).
 
 The machines are emulated or share this kernel, and all of them these cores: the ratios say more than the seconds.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from bench import ktool_lab, ssh_hosts
 from bench.figure import Figure
 from provision.bundle.archive import ArchiveRole, archives
 from provision.inventory.lab import ImageSettings
@@ -28,18 +24,18 @@ from provision.machine_image.vagrant_box import CPU_FEATURES
 from provision.providers.libvirt.seed import oem_strings
 from provision.ssh.keys import ensure_key
 
-KTOOL = str(Path(sys.executable).with_name("ktool"))
 SSH_SECONDS = 300.0
 
 
-def run(*, hosts: int = 5) -> list[Figure]:
+def run(*, hosts: int = 5, rounds: int = 3) -> list[Figure]:
     """All figures of labs; needs root, the namespace of `make bench`, and a built image."""
     from tests import libvirtd, machines
 
     if why := libvirtd.missing() or machines.missing():
         raise RuntimeError(why)
     with tempfile.TemporaryDirectory(prefix="ktbench-", dir="/var/tmp") as folder:
-        return [*_virtual(Path(folder)), *_physical(Path(folder), hosts)]
+        virtual = _virtual(Path(folder))
+        return [*virtual, *ssh_hosts.run(Path(folder), hosts=hosts, rounds=rounds)]
 
 
 def _virtual(folder: Path) -> list[Figure]:
@@ -49,25 +45,25 @@ def _virtual(folder: Path) -> list[Figure]:
     lab, booting = (_one_machine(folder, name, warm) for name, warm in (("bench-vm", True), ("bench-boot", False)))
     with libvirtd.private_libvirtd():
         # The image, and the memory that machines of it go on from, are made once for a version of ktool.
-        _ktool(folder, "lab", "image", "-i", str(lab))
+        ktool_lab.ktool(folder, "lab", "image", "-i", str(lab))
         floor = _by_hand(folder)
         try:
-            made = _create(folder, lab)
-            again = _create(folder, lab)
+            made = ktool_lab.create(folder, lab)
+            again = ktool_lab.create(folder, lab)
         finally:
-            _ktool(folder, "lab", "destroy", "--yes", "-i", str(lab))
+            ktool_lab.destroy(folder, lab)
         try:
-            booted = _create(folder, booting)["seconds"]
+            booted = ktool_lab.create(folder, booting).seconds
         finally:
-            _ktool(folder, "lab", "destroy", "--yes", "-i", str(booting))
-    total = made["seconds"]
+            ktool_lab.destroy(folder, booting)
+    total = made.seconds
     return [
         Figure(group, "floor: the image by hand with QEMU, until SSH answers", floor, "s"),
         Figure(
             group, "`ktool lab create` to a Ready node", total, "s", 1.5 * floor + 20, note="target: 1.5 × floor + 20 s"
         ),
-        *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in made["phases"].items()),
-        Figure(group, "run again, nothing to do", again["seconds"], "s"),
+        *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in made.phases.items()),
+        Figure(group, "run again, nothing to do", again.seconds, "s"),
         Figure(group, "the same without kept memory (`ktool_warm_start: false`)", booted, "s"),
     ]
 
@@ -129,51 +125,3 @@ def _by_hand(folder: Path) -> float:
         machine.kill()
         machine.wait(10)
         disk.unlink()
-
-
-def _physical(folder: Path, count: int) -> list[Figure]:
-    from tests import machines
-
-    group = f"SSH hosts ({count} nspawn machines on these cores)"
-    names = [f"h{number}" for number in range(1, count + 1)]
-    with machines.machines(names) as hosts:
-        for host in hosts:
-            host.eventually("docker version")
-        one = folder / "one.yml"
-        one.write_text(machines.inventory({"masters": hosts[:1]}, lab="bench-one"))
-        alone = _create(folder, one)["seconds"]
-        _ktool(folder, "lab", "destroy", "--yes", "-i", str(one))
-        all_of_them = folder / "all.yml"
-        groups: dict[str, Sequence[machines.Host]] = {"masters": hosts[:1], "workers": hosts[1:]}
-        all_of_them.write_text(machines.inventory(groups, lab="bench-all"))
-        together = _create(folder, all_of_them)
-        again = _create(folder, all_of_them)["seconds"]
-        _ktool(folder, "lab", "destroy", "--yes", "-i", str(all_of_them))
-    return [
-        Figure(group, "one host to a Ready node", alone, "s"),
-        Figure(group, f"{count} hosts to Ready nodes", together["seconds"], "s"),
-        Figure(group, f"{count} hosts against one", together["seconds"] / alone, "×", 1.5),
-        *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in together["phases"].items()),
-        Figure(group, f"{count} hosts, nothing to do", again, "s", 10.0),
-    ]
-
-
-def _create(folder: Path, inventory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_ktool(folder, "lab", "create", "-o", "json", "-i", str(inventory)))
-    return found
-
-
-def _ktool(folder: Path, *arguments: str) -> str:
-    env = {**os.environ, "KTOOL_LABS": str(folder / "labs")}
-    done = subprocess.run(
-        [KTOOL, *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"ktool {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
-    return done.stdout

@@ -36,6 +36,7 @@ from provision.inventory.lab import (
 )
 from provision.lab_state import LabState, cache_dir
 from provision.machine_image.recipe import recipe_for
+from provision.providers.nspawn import cgroups
 from provision.providers.nspawn.provider import NspawnProvider
 from provision.ssh.endpoint import Endpoint
 
@@ -232,6 +233,21 @@ class Host:
     def large_disk(self) -> None:
         """The disk that was there before."""
         self.run("umount /var/lib; systemctl start docker")
+
+    def processor_share(self, cpus: float | None = None) -> None:
+        """All its processes together get so many processors' time from now on (a quarter: 0.25); None: as before."""
+        config = self._provider.config(self.name)
+        assert config is not None
+        cpus = config.cpus if cpus is None else cpus
+        problems = cgroups.limit(config.identity, memory_bytes=config.memory_bytes, cpus=cpus, pid=self.pid)
+        assert not problems, problems
+
+    @property
+    def processor_seconds(self) -> float:
+        """The processor time that it has used since it started."""
+        config = self._provider.config(self.name)
+        assert config is not None
+        return cgroups.processor_seconds(config.identity, pid=self.pid)
 
     def service(self, name: str, script: str) -> None:
         """Run a shell script for as long as the machine runs, as a unit (for example, to listen on a port)."""

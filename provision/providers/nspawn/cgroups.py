@@ -32,9 +32,9 @@ def name(identity: str) -> str:
     return f"ktool-lab-{identity}"
 
 
-def settings(version: int, *, memory_bytes: int, cpus: int) -> Mapping[str, str]:
+def settings(version: int, *, memory_bytes: int, cpus: float) -> Mapping[str, str]:
     """The files of a group that limit it, and their contents (cgroups v1: by controller, `memory/...`)."""
-    quota = cpus * PERIOD_MICROSECONDS
+    quota = round(cpus * PERIOD_MICROSECONDS)
     if version == 2:
         return {"memory.max": str(memory_bytes), "cpu.max": f"{quota} {PERIOD_MICROSECONDS}"}
     return {
@@ -64,8 +64,11 @@ def enter(identity: str, *, memory_bytes: int, cpus: int, root: Path = ROOT) -> 
     return problems + limit(identity, memory_bytes=memory_bytes, cpus=cpus, root=root)
 
 
-def limit(identity: str, *, memory_bytes: int, cpus: int, root: Path = ROOT, pid: int | None = None) -> list[str]:
-    """Set a machine's limits, also while it runs; `pid` is then its first process. Problems in words."""
+def limit(identity: str, *, memory_bytes: int, cpus: float, root: Path = ROOT, pid: int | None = None) -> list[str]:
+    """Set a machine's limits, also while it runs; `pid` is then its first process. `cpus` may be a part of one.
+
+    Problems in words.
+    """
     version = cgroup_version(root)
     problems: list[str] = []
     for file, value in settings(version, memory_bytes=memory_bytes, cpus=cpus).items():
@@ -104,6 +107,14 @@ def existing(identity: str, *, root: Path = ROOT) -> list[Path]:
     """The groups of a machine that are there."""
     candidates = [root / name(identity), *(tree / name(identity) for tree in _trees(root))]
     return [group for group in candidates if group.is_dir()]
+
+
+def processor_seconds(identity: str, *, root: Path = ROOT, pid: int | None = None) -> float:
+    """The processor time that a machine's processes have used since it started; `pid` is its first one. OSError."""
+    if cgroup_version(root) == 2:
+        lines = (_unified(identity, root, pid) / "cpu.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["usage_usec"]) / 1e6
+    return int((root / "cpuacct" / name(identity) / "cpuacct.usage").read_text()) / 1e9
 
 
 def _wanted(identity: str, root: Path) -> Iterable[Path]:

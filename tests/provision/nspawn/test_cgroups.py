@@ -60,3 +60,27 @@ def test_removing_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "memory/ktool-lab-id/payload/system.slice").mkdir(parents=True)
     assert cgroups.remove("id", root=tmp_path) is True
     assert cgroups.existing("id", root=tmp_path) == []
+
+
+def test_a_machine_may_have_a_part_of_a_processor(tmp_path: Path) -> None:
+    version_1(tmp_path)
+    assert cgroups.enter("id", memory_bytes=1024, cpus=2, root=tmp_path) == []
+    assert cgroups.limit("id", memory_bytes=1024, cpus=0.25, root=tmp_path) == []
+    found = files(tmp_path)
+    assert found["cpu/ktool-lab-id/cpu.cfs_period_us"] == "100000"
+    assert found["cpu/ktool-lab-id/cpu.cfs_quota_us"] == "25000"
+
+
+def test_processor_time_of_version_1(tmp_path: Path) -> None:
+    version_1(tmp_path)
+    (tmp_path / "cpuacct/ktool-lab-id").mkdir(parents=True)
+    (tmp_path / "cpuacct/ktool-lab-id/cpuacct.usage").write_text("2500000000\n")
+    assert cgroups.processor_seconds("id", root=tmp_path) == 2.5
+
+
+def test_processor_time_of_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups.systemd, "is_running", lambda: False)
+    (tmp_path / "cgroup.controllers").touch()
+    (tmp_path / "ktool-lab-id").mkdir()
+    (tmp_path / "ktool-lab-id/cpu.stat").write_text("usage_usec 1250000\nuser_usec 1000000\nsystem_usec 250000\n")
+    assert cgroups.processor_seconds("id", root=tmp_path) == 1.25
