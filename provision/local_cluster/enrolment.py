@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from kube import cluster_info, join, kubeconfig, pki
 from kube.client import Client
@@ -26,9 +27,10 @@ from provision import lock
 from provision.journal import Journal
 from provision.local_cluster import steps, waiting
 from provision.local_cluster.config import AGENT, LocalCluster, LocalClusterConfig
+from provision.local_cluster.preparation import check_no_master
 from provision.progress import Progress, step
 from provision.services.detect import detect
-from provision.services.service import ServiceSupervisor
+from provision.services.service import ServiceStatus, ServiceSupervisor
 
 REACH_SECONDS = 20.0
 PAUSE_SECONDS = 1.0
@@ -68,8 +70,9 @@ async def enrol(
         journal = Journal(config.journal_file)
         await steps.prepare(config, supervisor, journal, progress)
         engine = await steps.start_engine(config, supervisor, journal, progress)
+        began = time.time()
         news = await _invite(config, invitation, member, progress)
-        await _agent(config, supervisor, address, progress, restart=news)
+        await _agent(config, supervisor, address, progress, news=news, began=began)
     return LocalCluster(
         kubeconfig=config.agent_kubeconfig,
         server=invitation.server,
@@ -97,13 +100,7 @@ def membership(config: LocalClusterConfig, *, clock: Clock) -> Membership | None
 
 def check_membership(config: LocalClusterConfig, invitation: JoinConfig, member: Membership | None) -> None:
     """JoinError where this machine is something else than a node of that cluster, under that name, already."""
-    if config.kubeconfig.exists() or config.ca_certificate.exists():
-        raise JoinError(
-            "this machine has a master of its own",
-            found=f"a cluster's certificates in {config.data_dir}",
-            wanted="a machine without a cluster",
-            mend="remove that cluster first (ktool down), or join with another --data-dir",
-        )
+    check_no_master(config)
     if member is None:
         return
     if member.pin not in invitation.ca_cert_hashes:
@@ -178,19 +175,28 @@ def refused_member(member: Membership, error: ApiError) -> JoinError:
     )
 
 
+class News(Enum):
+    """What an invitation is to the agent: nothing new, the one that it waits for, another one than it knows."""
+
+    NONE = auto()
+    AWAITED = auto()
+    OTHER = auto()
+
+
 async def _invite(
     config: LocalClusterConfig, invitation: JoinConfig, member: Membership | None, progress: Progress
-) -> bool:
-    """Keep the invitation where the agent looks for it; True if an agent that runs must be started anew to see it."""
+) -> News:
+    """Keep the invitation where the agent looks for it."""
     if member is None:
         wanted = replace_name(invitation, config.node_name)
-        if not config.join_file.exists() or join.read(config.join_file) != wanted:
-            config.agent_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-            join.write(config.join_file, wanted)
-            return True
-        return False
+        invited = config.join_file.exists()
+        if invited and join.read(config.join_file) == wanted:
+            return News.NONE
+        config.agent_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        join.write(config.join_file, wanted)
+        return News.OTHER if invited else News.AWAITED
     if member.connection.server == invitation.server:
-        return False
+        return News.NONE
     async with step(progress, "server", "The master's address") as doing:
         known = kubeconfig.load(config.agent_kubeconfig)
         for entry in known["clusters"]:
@@ -198,7 +204,7 @@ async def _invite(
         join.write(config.join_file, replace_name(invitation, config.node_name))
         kubeconfig.save(config.agent_kubeconfig, known)
         doing.result = f"{invitation.server} instead of {member.connection.server}"
-    return True
+    return News.OTHER
 
 
 def replace_name(invitation: JoinConfig, node_name: str) -> JoinConfig:
@@ -211,21 +217,34 @@ def replace_name(invitation: JoinConfig, node_name: str) -> JoinConfig:
     )
 
 
+def must_restart(news: News, agent: ServiceStatus) -> bool:
+    """Whether an agent that runs must be started anew: it has read another invitation, or has given up waiting before.
+    (It would be taken for one that cannot start.)"""
+    return news is News.OTHER or (news is News.AWAITED and agent.restarts > 0)
+
+
 async def _agent(
-    config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str, progress: Progress, *, restart: bool
+    config: LocalClusterConfig,
+    supervisor: ServiceSupervisor,
+    address: str,
+    progress: Progress,
+    *,
+    news: News,
+    began: float,
 ) -> None:
     async with step(progress, "agent", "Agent (runtime, kubelet, proxy, routes)") as doing:
-        began = time.time()
         spec = config.agent_spec(node_address=address)
+        restart = must_restart(news, await asyncio.to_thread(supervisor.status, AGENT))
         started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=restart)
+        anew = started or news is not News.NONE
         patience = waiting.Patience(config, supervisor, AGENT)
         while membership(config, clock=SystemClock()) is None:
             await patience.wait("the node has no certificate yet")
         transport = HTTPTransport(kubeconfig.connect(config.agent_kubeconfig))
         try:
             client = Client(transport, user_agent="ktool-join")
-            await waiting.for_node(config, supervisor, client, doing, since=began if started else 0.0)
+            await waiting.for_node(config, supervisor, client, doing, since=began if anew else 0.0)
         finally:
             await transport.close()
-        doing.changed = started
+        doing.changed = anew
         doing.result = f"node {config.node_name} is Ready"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -208,8 +209,22 @@ def test_what_is_wrong_with_an_invitation_is_told_before_anything_is_changed(
     assert worker.state() == worker.before
 
 
+def test_a_worker_gets_ready_to_join(worker: Worker) -> None:
+    report = worker.join("--prepare", *NODE_OPTIONS)
+    assert (report["changed"], report["node"], report["address"]) == (True, socket.gethostname(), WORKER_ADDRESS)
+    report = worker.join("--prepare", *NODE_OPTIONS, "--node-name", "worker")
+    assert [step["step"] for step in report["steps"] if step["phase"] == "done"] == ["agent"]
+    assert worker.services.status("agent").running
+    assert worker.join("--prepare", *NODE_OPTIONS, "--node-name", "worker")["changed"] is False
+    assert not (worker.root / "data" / "agent" / "join.json").exists()
+    refused = worker.ktool("join", "--prepare", "--server", SERVER, check=False)
+    assert (refused.returncode, "without an invitation" in refused.stderr) == (2, True)
+
+
 def test_a_worker_joins(master: Cluster, worker: Worker, invitation: Path) -> None:
+    prepared = worker.services.status("agent").pid
     report = worker.join(str(invitation), *NODE_OPTIONS)
+    assert worker.services.status("agent").pid == prepared
     assert (report["changed"], report["node"], report["server"]) == (True, "worker", SERVER)
     assert [step["step"] for step in report["steps"] if step["phase"] != "warning"] == [
         *("cluster", "preflight", "state", "docker", "agent")
@@ -249,8 +264,11 @@ def test_another_name_another_cluster_a_forbidden_label(worker: Worker, invitati
 def test_a_worker_is_no_master_and_a_master_no_worker(master: Cluster, worker: Worker, invitation: Path) -> None:
     refused = worker.ktool("up", "--docker-root", str(worker.root / "docker"), check=False)
     assert "a node of a cluster whose master runs elsewhere" in refused.stderr
-    refused = master.ktool("join", str(invitation), check=False)
-    assert "has a master of its own" in refused.stderr
+    for arguments in ([str(invitation)], ["--prepare"]):
+        refused = master.ktool("join", *arguments, check=False)
+        assert "has a master of its own" in refused.stderr
+    prepared = worker.join("--prepare", *NODE_OPTIONS, "--node-name", "worker")
+    assert {step["step"] for step in prepared["steps"]} == {"preflight"}  # one that has joined is left alone
 
 
 def test_pods_reach_each_other_across_machines(master: Cluster, worker: Worker) -> None:

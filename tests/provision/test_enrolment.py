@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kube import kubeconfig, pki, status
+from kube import join, kubeconfig, pki, status
 from kube.clock import VirtualClock
 from kube.cluster_info import JoinError
 from kube.errors import KtoolError
@@ -15,7 +15,8 @@ from kube.join import JoinConfig
 from kube.kubeconfig import Connection
 from provision.local_cluster import enrolment
 from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
-from provision.local_cluster.enrolment import Membership, check_membership, enrol, membership
+from provision.local_cluster.enrolment import Membership, News, check_membership, enrol, membership, replace_name
+from provision.services.service import ServiceStatus
 
 PIN, OTHER = ("sha256:" + text * 32 for text in ("0a", "0b"))
 SERVER = "https://192.0.2.1:6443"
@@ -108,6 +109,39 @@ def test_labels_and_taints_become_the_agents_or_the_administrators(config: Local
         replace(both, roles=frozenset({AGENT})).check()
     with pytest.raises(KtoolError, match="this label cannot be used"):
         replace(config, labels={"a b": "c"}).check()
+
+
+@pytest.mark.parametrize(
+    ("there", "member", "server", "news"),
+    [
+        ("", None, SERVER, News.AWAITED),
+        (SERVER, None, SERVER, News.NONE),
+        ("https://192.0.2.9:6443", None, SERVER, News.OTHER),
+        (SERVER, MEMBER, SERVER, News.NONE),
+    ],
+)
+async def test_what_an_invitation_is_to_the_agent(
+    config: LocalClusterConfig, there: str, member: Membership | None, server: str, news: News
+) -> None:
+    if there:
+        config.agent_dir.mkdir()
+        join.write(config.join_file, replace_name(join.at(INVITATION, there), "one"))
+    found = await enrolment._invite(config, join.at(INVITATION, server), member, lambda event: None)
+    assert found is news
+    assert join.read(config.join_file).server == server
+
+
+@pytest.mark.parametrize(
+    ("news", "restarts", "restart"),
+    [
+        (News.NONE, 2, False),
+        (News.AWAITED, 0, False),
+        (News.AWAITED, 1, True),  # nobody invited it for minutes: it has given up before
+        (News.OTHER, 0, True),
+    ],
+)
+def test_an_agent_that_waits_is_not_started_anew(news: News, restarts: int, restart: bool) -> None:
+    assert enrolment.must_restart(news, ServiceStatus(AGENT, running=True, restarts=restarts)) is restart
 
 
 @pytest.mark.parametrize(("member", "says"), [(None, "join token"), (MEMBER, "this machine's certificate")])

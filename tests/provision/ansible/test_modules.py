@@ -159,6 +159,7 @@ MASTERS = "--api-port 7443 --schedulable --no-agent --tls-san lb.example"
             False,
             f"up {OPTIONS} {MASTERS} --control-plane --store etcd --pod-cidr 10.1.0.0/16",
         ),
+        ({"state": "prepared"}, False, f"join {OPTIONS} --prepare --pod-cidr 10.1.0.0/16"),
         ({"state": "joined"}, True, f"join {OPTIONS} -"),
         ({"state": "joined", "server": "https://a:1"}, False, f"join {OPTIONS} --server https://a:1"),
         ({"state": "joined", "control_plane": True}, True, f"join {OPTIONS} --control-plane {MASTERS} -"),
@@ -166,7 +167,7 @@ MASTERS = "--api-port 7443 --schedulable --no-agent --tls-san lb.example"
 )
 def test_command_lines(args: dict[str, Any], by_file: bool, line: str) -> None:
     params = node.parameters({**PARAMS, **args})
-    argv = node.up(params) if args["state"] == "up" else node.joined(params, by_file=by_file)
+    argv = node.command_line(params, by_file=by_file)
     assert " ".join(argv) == f"/opt/ktool/current/bin/ktool --data-dir /var/lib/ktool {line}"
 
 

@@ -100,7 +100,7 @@ def test_from_nothing_to_nodes(site: Site) -> None:
     result = site.run("site", ghost=True)
     assert list(result.failed) == [GHOST]
     assert result.hosts[GHOST].unreachable
-    assert result.hosts[site.worker.name].changed == 2
+    assert result.hosts[site.worker.name].changed == 3
     assert any(f"node {site.worker.name} is Ready" in text for text in result.hosts[site.worker.name].did)
     nodes = site.nodes()
     assert set(nodes) == {"master", "worker"}

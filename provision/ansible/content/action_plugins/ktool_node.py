@@ -1,7 +1,8 @@
 """A machine's part in a ktool cluster: runs ktool's own commands on the machine, which look first and change what
 differs, and gives what they say of themselves as the task's result.
 
-    state          up: a master, joined: a node (or, with control_plane, one more master), absent: neither
+    state          up: a master, joined: a node (or, with control_plane, one more master), absent: neither;
+                   prepared: ready to join, while the master is still being made
     name, address  the node's; the address empty for that of the default route
     labels, taints of the node; taints as KEY[=VALUE]:EFFECT or mappings of key, value, effect
     server         URL of the API server for a machine that joins or has joined
@@ -88,8 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             return {**result, "changed": self._differs(params), "msg": "not run in check mode"}
         if params["state"] == "absent":
             return {**result, **self._absent(params)}
-        argv = up(params) if params["state"] == "up" else joined(params, by_file=bool(join))
-        return {**result, **self._ktool(argv, join)}
+        return {**result, **self._ktool(command_line(params, by_file=bool(join)), join)}
 
     def _ktool(self, argv: list[str], stdin: str = "") -> dict[str, Any]:
         """What a command of ktool reports. AnsibleActionFail with its steps if it failed."""
@@ -143,16 +143,34 @@ def parameters(args: Mapping[str, Any]) -> dict[str, Any]:
     """The task's parameters with their defaults, as their types. AnsibleActionFail for unknown ones."""
     if unknown := sorted(args.keys() - DEFAULTS.keys() - {"state"}):
         raise AnsibleActionFail(f"unknown parameters: {', '.join(unknown)} (wanted: {', '.join(sorted(DEFAULTS))})")
-    if args.get("state") not in ("up", "joined", "absent"):
-        raise AnsibleActionFail(f"state: found {args.get('state')!r}, wanted up, joined or absent")
+    if args.get("state") not in ("up", "joined", "prepared", "absent"):
+        raise AnsibleActionFail(f"state: found {args.get('state')!r}, wanted up, joined, prepared or absent")
     given = {**DEFAULTS, **args}
     return {name: boolean(value) if isinstance(DEFAULTS.get(name), bool) else value for name, value in given.items()}
+
+
+def command_line(params: Mapping[str, Any], *, by_file: bool) -> list[str]:
+    """How ktool is called for a state other than `absent`; `by_file`: with a join file on standard input."""
+    if params["state"] == "up":
+        return up(params)
+    return prepared(params) if params["state"] == "prepared" else joined(params, by_file=by_file)
 
 
 def up(params: Mapping[str, Any]) -> list[str]:
     """The command line of `ktool up`."""
     argv = [*start(params, "up"), *node_options(params), *master_options(params), "--control-plane"]
-    for name in ("store", "pod_cidr", "service_cidr"):
+    return [*argv, *(["--store", params["store"]] if params["store"] else []), *networks(params)]
+
+
+def prepared(params: Mapping[str, Any]) -> list[str]:
+    """The command line of `ktool join` for a machine that nobody can invite yet."""
+    return [*start(params, "join"), *node_options(params), "--prepare", *networks(params)]
+
+
+def networks(params: Mapping[str, Any]) -> list[str]:
+    """Options about the cluster's addresses."""
+    argv = []
+    for name in ("pod_cidr", "service_cidr"):
         argv += [f"--{name.replace('_', '-')}", params[name]] if params[name] else []
     return argv
 
