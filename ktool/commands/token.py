@@ -12,6 +12,8 @@ import click
 from ktool.session import Session, pass_session, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from kube.client import Client
     from kube.join import ControlPlane, JoinConfig
 
@@ -82,14 +84,11 @@ async def _create(
     control_plane: bool,
     description: str,
 ) -> None:
-    from kube import join, names
+    from kube import join
     from kube.clock import SystemClock
-    from kube.errors import KtoolError
     from provision import bootstrap_token
 
-    for node in nodes:
-        if node and (problems := names.dns1123_subdomain(node)):
-            raise KtoolError("this node name cannot be used", found=node, wanted="; ".join(problems))
+    check_names(nodes)
     made = []
     async with session.client() as client:
         # First what can fail: a token that nobody gets to know should not be there.
@@ -112,6 +111,33 @@ async def _create(
             join.write(Path(join_file), one)
             told = f"{join_file}: for {node or 'any node'}, token {token.id}, valid for {ttl / 60:g} minutes"
             click.echo(told, err=True)
+
+
+def check_names(nodes: Iterable[str]) -> None:
+    """KtoolError for what can be no node's name; an empty one stands for any."""
+    from kube import names
+    from kube.errors import KtoolError
+
+    for node in nodes:
+        if node and (problems := names.dns1123_subdomain(node)):
+            raise KtoolError("this node name cannot be used", found=node, wanted="; ".join(problems))
+
+
+async def join_files(session: Session, nodes: Sequence[str], *, server: str, description: str) -> list[str]:
+    """The text of a join file for each of these nodes, with a token of its own: secrets."""
+    from msgspec import structs
+
+    from kube import join
+    from kube.clock import SystemClock
+    from provision import bootstrap_token
+
+    found = []
+    async with session.client() as client:
+        config = await _invitation(session, client, server=server)
+        for node in nodes:
+            token = await bootstrap_token.create(client, clock=SystemClock(), description=f"for {node}, {description}")
+            found.append(join.text_of(structs.replace(config, token=token.text, node_name=node)).decode())
+    return found
 
 
 async def _keys(session: Session) -> ControlPlane:

@@ -107,6 +107,13 @@ def master_options(function: F) -> F:
     type=click.Choice(("sqlite", "etcd")),
     help="Where the cluster's state is kept: etcd for what is to have several masters [default: as it is, or sqlite].",
 )
+@click.option(
+    "--invite",
+    "guests",
+    multiple=True,
+    metavar="NODE",
+    help="With -o json: the report has a join file for that node, too, which is a secret; may be repeated.",
+)
 @click.option("--pod-cidr", default="10.244.0.0/16", show_default=True, help="Addresses of pods.")
 @click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="Addresses of Services.")
 @output_option
@@ -167,12 +174,18 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-async def _up(session: Session, *, example: bool, output: str | None, **options: Any) -> None:
+async def _up(session: Session, *, example: bool, output: str | None, guests: tuple[str, ...], **options: Any) -> None:
     from provision.local_cluster.start import up
 
     started = time.monotonic()
+    if guests and not output:
+        raise click.UsageError("--invite wants -o json: join files are for programs that pass them on")
     with reporting(output) as (progress, report):
         config = local_config(session, **options)
+        if guests:
+            from ktool.commands import token
+
+            token.check_names(guests)
         if example and not options["agent"]:
             raise click.UsageError("--example wants a node to run on, and --no-agent gives none")
         cluster = await up(config, progress)
@@ -183,6 +196,10 @@ async def _up(session: Session, *, example: bool, output: str | None, **options:
             "kubeconfig": str(cluster.kubeconfig),
         }
         own = Session(kubeconfig=cluster.kubeconfig, data_dir=session.data_dir)
+        if guests:
+            server = report.fields["server"]
+            why = "made by ktool up"
+            report.fields["joinFiles"] = await token.join_files(own, guests, server=server, description=why)
         if example:
             await _start_example(own, config, progress)
     if output:

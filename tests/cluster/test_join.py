@@ -189,6 +189,17 @@ def test_tokens(master: Cluster, invitation: Path) -> None:
     assert "there is no such token" in master.ktool("token", "delete", other, check=False).stderr
 
 
+def test_a_master_invites_nodes_as_it_comes_up(master: Cluster) -> None:
+    report = up(master, "--label", "zone=b", "--invite", "w1", "--invite", "w2")
+    files = [json.loads(text) for text in report["joinFiles"]]
+    assert [(file["server"], file["nodeName"]) for file in files] == [(SERVER, "w1"), (SERVER, "w2")]
+    listed = master.ktool("token", "list").stdout
+    assert all(file["token"].partition(".")[0] in listed for file in files)
+    assert report["changed"] is False
+    refused = master.ktool("up", "--invite", "w1", check=False)
+    assert (refused.returncode, "-o json" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [

@@ -104,6 +104,33 @@ def test_who_needs_a_token() -> None:
     assert token.joining({"ansible_play_batch": ["a", "b", "c"], "hostvars": hostvars}) == {"b": "node-b", "c": "c"}
 
 
+def test_whom_a_master_invites_as_it_is_made() -> None:
+    seen: dict[str, Any] = {"joined": False}
+    hostvars: dict[str, Any] = {
+        "m": {"ktool_seen": seen},
+        "both": {"ktool_seen": seen},
+        "a": {"ktool_seen": seen, "ktool_node_name": "node-a"},
+        "b": {"ktool_seen": seen},
+        "joined": {"ktool_seen": {"joined": True}},
+        "unseen": {},
+        "left-out": {"ktool_seen": seen},
+    }
+    batch = [host for host in hostvars if host != "left-out"]
+    groups = {"masters": ["m", "both"], "workers": ["both", "a", "b", "joined", "unseen", "left-out"]}
+    found = node.inviting({"ansible_play_batch": batch, "hostvars": hostvars, "groups": groups})
+    assert found == {"a": "node-a", "b": "b"}
+
+
+def test_a_token_that_was_just_made_is_not_told_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = node.ActionModule.__new__(node.ActionModule)
+    said = '{"joinFiles": ["{\\"token\\": \\"abcdef.0123456789abcdef'  # an answer that was cut
+    monkeypatch.setattr(plugin, "_shell", lambda line, stdin: (0, said, ""))
+    with pytest.raises(AnsibleActionFail) as caught:
+        plugin._ktool(["ktool", "up"])
+    assert "0123456789abcdef" not in str(caught.value)
+    assert "********" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

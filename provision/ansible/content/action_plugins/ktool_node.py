@@ -8,6 +8,8 @@ differs, and gives what they say of themselves as the task's result.
     server         URL of the API server for a machine that joins or has joined
     join_file      a file with a join file's content, on the machine that runs Ansible; it is removed afterwards.
                    A machine that has joined needs none
+    invite         with up: have tokens made for the workers of this run that `ktool lab` saw without one. Their join
+                   files are kept where Ansible runs, and the result's `files` maps hosts to them
     store          with up: sqlite or etcd, empty for the one that is there
     leave          with absent: whether one of several masters leaves their etcd
     ready_timeout  seconds until each part must be ready
@@ -22,11 +24,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shlex
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -35,6 +41,7 @@ RUNTIMES = "/opt/ktool"
 KTOOL = "/opt/ktool/current/bin/ktool"
 COMMAND = "/usr/local/bin/ktool"
 PACKAGES_FILE = "/opt/ktool/packages.json"
+TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 DEFAULTS: dict[str, Any] = {
     "data_dir": "/var/lib/ktool",
     "name": "",
@@ -51,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "service_cidr": "",
     "server": "",
     "control_plane": False,
+    "invite": False,
     "store": "",
     "leave": True,
     "remove_packages": False,
@@ -89,13 +97,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             return {**result, "changed": self._differs(params), "msg": "not run in check mode"}
         if params["state"] == "absent":
             return {**result, **self._absent(params)}
-        return {**result, **self._ktool(command_line(params, by_file=bool(join)), join)}
+        guests = inviting(task_vars or {}) if params["invite"] else {}
+        argv = command_line(params, by_file=bool(join))
+        found = self._ktool([*argv, *(word for name in guests.values() for word in ("--invite", name))], join)
+        texts = found.pop("joinFiles", [])
+        files = dict(zip(guests, texts, strict=True)) if len(texts) == len(guests) else {}
+        return {**result, **found, "files": {host: keep(text) for host, text in files.items()}}
 
     def _ktool(self, argv: list[str], stdin: str = "") -> dict[str, Any]:
         """What a command of ktool reports. AnsibleActionFail with its steps if it failed."""
         code, out, err = self._shell(shlex.join([*argv, "-o", "json"]), stdin)
         secrets = secrets_of(stdin)
-        return told(code, without(out, secrets), without(err, secrets))
+        out, err = without(out, secrets), without(err, secrets)
+        try:
+            return told(code, out, err)
+        except AnsibleActionFail as error:
+            # Tokens that were just made are no secrets that could be known here.
+            raise AnsibleActionFail(TOKEN.sub("********", str(error)), result=error.result) from None
 
     def _shell(self, line: str, stdin: str = "") -> tuple[int, str, str]:
         """Status, standard output and standard error of a command line."""
@@ -137,6 +155,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
 def has_joined(task_vars: Mapping[str, Any] | None) -> bool:
     """Whether the machine has joined already, as the role `runtime` saw it: it needs no token then."""
     return bool(((task_vars or {}).get("ktool_runtime_state") or {}).get("joined"))
+
+
+def inviting(task_vars: Mapping[str, Any]) -> dict[str, str]:
+    """The workers of this run that have not joined, as far as somebody has looked: hosts, and the names of their nodes.
+    The role `agent` asks for what is missing then."""
+    groups = task_vars.get("groups") or {}
+    found = {}
+    for host in task_vars.get("ansible_play_batch", ()):
+        if host not in groups.get("workers", ()) or host in groups.get("masters", ()):
+            continue
+        variables = task_vars["hostvars"][host]
+        seen = variables.get("ktool_seen") or {}
+        if seen and not seen["joined"]:
+            found[host] = str(variables.get("ktool_node_name", host))
+    return found
+
+
+def keep(text: str) -> str:
+    """Write a join file (mode 0600) to Ansible's temporary folder, which ends with this run; its path."""
+    descriptor, path = tempfile.mkstemp(prefix="join-", dir=constants.DEFAULT_LOCAL_TMP)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return path
 
 
 def parameters(args: Mapping[str, Any]) -> dict[str, Any]:

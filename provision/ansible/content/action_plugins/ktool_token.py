@@ -34,13 +34,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Have the master make tokens, and write the join files: `files` maps hosts to them."""
-        result: dict[str, Any] = {**super().run(tmp, task_vars), "changed": False, "files": {}, "failure": ""}
+        """Have the master make tokens, and write the join files: `files` maps hosts to them. `made` are files that are
+        there already, as `ktool up` has made them."""
         args = self._task.args
+        made = {host: path for host, path in (args.get("made") or {}).items() if os.path.exists(path)}
+        result: dict[str, Any] = {**super().run(tmp, task_vars), "changed": False, "files": made, "failure": ""}
         own = str(args.get("name", ""))
         names = {str((task_vars or {})["inventory_hostname"]): own} if own else joining(task_vars or {})
+        names = {host: name for host, name in names.items() if host not in made}
         if not names:
-            return {**result, "skipped": True, "msg": "all have joined"}
+            return {**result, "skipped": True, "msg": "all have joined, or a join file"}
         if args.get("master_failure"):
             return {**result, "failure": f"the master {args['master']} failed: {args['master_failure']}"}
         if self._task.check_mode:
@@ -63,7 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         files = documents(str(found["stdout"]))
         if len(files) != len(names):
             return {**result, "failure": f"the master {args['master']} gave something else than join files"}
-        return {**result, "files": {host: keep(text) for host, text in zip(names, files, strict=True)}}
+        return {**result, "files": made | {host: keep(text) for host, text in zip(names, files, strict=True)}}
 
 
 def joining(task_vars: Mapping[str, Any]) -> dict[str, str]:
