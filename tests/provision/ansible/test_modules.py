@@ -117,7 +117,7 @@ def test_whom_a_master_invites_as_it_is_made() -> None:
     }
     batch = [host for host in hostvars if host != "left-out"]
     groups = {"masters": ["m", "both"], "workers": ["both", "a", "b", "joined", "unseen", "left-out"]}
-    found = node.inviting({"ansible_play_batch": batch, "hostvars": hostvars, "groups": groups})
+    found = node.inviting({"ansible_play_hosts_all": batch, "hostvars": hostvars, "groups": groups})
     assert found == {"a": "node-a", "b": "b"}
 
 

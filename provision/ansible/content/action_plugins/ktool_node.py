@@ -162,7 +162,8 @@ def inviting(task_vars: Mapping[str, Any]) -> dict[str, str]:
     The role `agent` asks for what is missing then."""
     groups = task_vars.get("groups") or {}
     found = {}
-    for host in task_vars.get("ansible_play_batch", ()):
+    # Those, too, that are through with this play already: the batch has them no more.
+    for host in task_vars.get("ansible_play_hosts_all", ()):
         if host not in groups.get("workers", ()) or host in groups.get("masters", ()):
             continue
         variables = task_vars["hostvars"][host]
