@@ -183,9 +183,9 @@ async def _up(session: Session, *, example: bool, output: str | None, guests: tu
     with reporting(output) as (progress, report):
         config = local_config(session, **options)
         if guests:
-            from ktool.commands import token
+            from ktool.commands.token import check_names
 
-            token.check_names(guests)
+            check_names(guests)
         if example and not options["agent"]:
             raise click.UsageError("--example wants a node to run on, and --no-agent gives none")
         cluster = await up(config, progress)
@@ -197,9 +197,7 @@ async def _up(session: Session, *, example: bool, output: str | None, guests: tu
         }
         own = Session(kubeconfig=cluster.kubeconfig, data_dir=session.data_dir)
         if guests:
-            server = report.fields["server"]
-            why = "made by ktool up"
-            report.fields["joinFiles"] = await token.join_files(own, guests, server=server, description=why)
+            report.fields |= await _invitations(own, guests, report.fields["server"])
         if example:
             await _start_example(own, config, progress)
     if output:
@@ -209,6 +207,18 @@ async def _up(session: Session, *, example: bool, output: str | None, guests: tu
     if example:
         await _ask_example(cluster)
     _next_steps(cluster, example=example)
+
+
+async def _invitations(session: Session, guests: Sequence[str], server: str) -> dict[str, Any]:
+    """Join files, for the report. The cluster is up also where its API server cannot make them at this moment (an etcd
+    without a leader): the report says why, and `ktool token create` makes them later."""
+    from ktool.commands.token import join_files
+    from kube.status import ApiError
+
+    try:
+        return {"joinFiles": await join_files(session, guests, server=server, description="made by ktool up")}
+    except (ApiError, ConnectionError, TimeoutError) as error:
+        return {"joinFiles": [], "notInvited": str(error)}
 
 
 async def _start_example(session: Session, config: LocalClusterConfig, progress: Any) -> None:
