@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -31,4 +32,4 @@ async def test_a_cluster_is_up_also_where_nobody_can_be_invited_yet(
         return answer
 
     monkeypatch.setattr(token, "join_files", join_files)
-    assert await up._invitations(Session(), ["w1", "w2"], SERVER) == found
+    assert await up._invitations(Session(kubeconfig=None, data_dir=Path("data")), ["w1", "w2"], SERVER) == found
