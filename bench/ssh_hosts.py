@@ -145,7 +145,7 @@ def shared_cores(pair: Pair, cores: int) -> list[Figure]:
     count = len(pair.together.hosts)
     group = f"SSH hosts ({count} nspawn machines, all on these {cores} cores)"
     least = pair.together.cost / cores
-    bound = f"the cores alone make it {amount(least / pair.one.seconds)}"
+    bound = f"on these cores at least {amount(least / pair.one.seconds)}"
     return [
         Figure(group, "one host to a Ready node", pair.one.seconds, "s", note=_cost(pair.one)),
         Figure(group, f"{count} hosts to Ready nodes", pair.together.seconds, "s", note=_cost(pair.together)),
@@ -176,7 +176,13 @@ def shares(pairs: Sequence[Pair], share: float, cores: int) -> list[Figure]:
         ),
         *(Figure(group, f"of it: {name}", seconds, "s") for name, seconds in typical.made.phases.items()),
         Figure(group, "processor time of the master; a worker's in the note", master, "s", note=f"{amount(worker)} s"),
-        Figure(group, f"cores busy meanwhile (of {cores}, the most)", busy, "", note=f"{amount(count * share)} hosts'"),
+        Figure(
+            group,
+            f"cores busy meanwhile (of {cores}, the most)",
+            busy,
+            "",
+            note=f"the hosts' shares: {amount(count * share)}",
+        ),
     ]
 
 
