@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kube.errors import KtoolError
@@ -35,8 +36,8 @@ def _keep_memories(lab: Lab, cache: Path, report: Report, *, layer: Path | None)
     except ImportError:  # an image can be built where no machine runs
         return
     connection = Connection(lab.libvirt_uri)
-    if not connection.place.is_local:
-        return
+    if not connection.place.is_local or (os.geteuid() != 0 and not connection.place.session):
+        return  # no copies could be put beside the machines' disks, nor may QEMU's user read what is in ours
     try:
         warm = WarmStarts(connection, LabState.of(lab.name).path, cache=cache, mode=lab.network.mode)
         for machine in machines:

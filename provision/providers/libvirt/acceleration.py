@@ -49,7 +49,8 @@ def domain_type(
             works = boots(connection, KVM, arch=arch, chipset=chipset, kernel=kernel)
             kind = KVM if works else EMULATED
             with contextlib.suppress(OSError):  # a cache that others keep: it is tried again next time
-                write_atomic(note, kind.encode())
+                if works is not None:
+                    write_atomic(note, kind.encode())
     if kind == EMULATED:
         why = "nothing boots under it here" if offered else "libvirt's host does not offer it"
         report(f"KVM does not work ({why}): machines are emulated, several times slower")
@@ -100,9 +101,10 @@ def _kept(note: Path, connection: Connection) -> str:
 
 def boots(
     connection: Connection, kind: str, *, arch: str, chipset: str, kernel: str, seconds: float = TRY_SECONDS
-) -> bool:
+) -> bool | None:
     """Whether a domain of that type runs a kernel to the point where it lacks a root, or (without one) the firmware to
-    where it tells its name; within `seconds`."""
+    where it tells its name; within `seconds`. None: QEMU's user may not read the kernel, or /dev/kvm: it says
+    nothing of the next try."""
     serial = "ttyS0" if arch == "x86_64" else "ttyAMA0"
     start = f"<kernel>{kernel}</kernel><cmdline>console={serial} panic=-1</cmdline>"
     name = f"ktool-try-{uuid.uuid4().hex[:8]}"
@@ -115,8 +117,8 @@ def boots(
     try:
         # Paused, so that nothing is said before somebody listens.
         domain = connection.handle.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED)
-    except libvirt.libvirtError:
-        return False
+    except libvirt.libvirtError as error:
+        return None if "permission denied" in str(error).lower() else False
     # A stream that does not block would need libvirt's event loop; this one ends with its machine.
     end = threading.Timer(seconds, _destroy, [domain])
     end.daemon = True

@@ -43,7 +43,7 @@ class MachineParts:
     ) -> bool:
         """Have the machine's disk as large as wanted (if it is not running); True if something had to be done.
 
-        A new one is a copy of the disk `warm`, or else a linked clone of the image.
+        A new one is a copy of the disk `warm`, or else a linked clone of the image. OSError if it cannot be copied.
         """
         wanted = machine.disk_gib * GIB
         there = self._storage.volume(volume_names.disk(machine.name))

@@ -134,7 +134,14 @@ class LibvirtProvider:
         image = self._images.image(machine.image, report)
         # Only a machine of which nothing is there goes on from kept memory: all others have been somebody already.
         warm = self._warm_disk(machine, report) if before is None and not self._parts.has_disk(machine) else None
-        new_disk = self._parts.have_disk(machine, image, report, running=running, warm=warm)
+        try:
+            new_disk = self._parts.have_disk(machine, image, report, running=running, warm=warm)
+        except OSError as error:
+            if warm is None:
+                raise
+            report(f"the kept memory cannot be copied, so it boots: {error}")
+            warm = None
+            new_disk = self._parts.have_disk(machine, image, report, running=running)
         changed |= new_disk
         if before is None or new_disk or self._parts.must_redefine(machine, before):
             report("defining the machine" if before is None else "changing the machine's definition")

@@ -15,7 +15,7 @@ WARM = "ktool-warm"
 
 def take(domain: Handle, machine: str, name: str) -> None:
     """Keep the machine's state. KtoolError if there is a snapshot of that name."""
-    if name in names(domain):
+    if name == WARM or name in names(domain):
         raise KtoolError(
             f"{machine} has a snapshot of that name",
             found=name,

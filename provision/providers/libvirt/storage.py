@@ -127,7 +127,7 @@ class Storage:
     def copy(self, name: str, source: Path) -> None:
         """Have a new qcow2 disk that is a copy of a file, whole or not at all; only on this host.
 
-        OSError if the pool's folder may not be written to.
+        OSError if the pool's folder may not be written to, or there is no room.
         """
         target = Path(self.path) / name
         part = target.with_name(f".{name}.part")

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from provision.providers.libvirt import volume_names
 from provision.providers.libvirt.acceleration import EMULATED
 from provision.providers.libvirt.connection import Connection, Handle, doing
 from provision.providers.libvirt.definitions import DomainSettings, domain_xml
+from provision.providers.libvirt.images import label
 from provision.providers.libvirt.ports import free_port
 from provision.providers.libvirt.seed import IDENTITY_BYTES
 from provision.providers.libvirt.snapshots import WARM
@@ -123,11 +125,15 @@ class WarmStarts:
 
         def make(folder: Path) -> None:
             report("starting the image once, to keep its memory for all machines of this size")
-            self._make(folder, settings, image, machine.disk_gib * GIB, report)
+            assert image.boot is not None
+            with owned_as_before(image.disk, image.boot.kernel, image.boot.initrd):
+                self._make(folder, settings, image, machine.disk_gib * GIB, report)
 
         need = machine.memory_mib * MIB + GIB
         made = entry(self._cache, "warm-starts", key, make=make, need=need, report=report) / "disk.qcow2"
-        uses.note(self._cache, self._lab, f"memory {key}", [made])
+        # In place of the one that such machines had of an older image.
+        size = f"{machine.memory_mib} {machine.cpus} {machine.disk_gib}"
+        uses.note(self._cache, self._lab, f"memory {label(machine.image)} {size}", [made])
         return made
 
     def _make(self, folder: Path, settings: DomainSettings, image: VirtualImage, capacity: int, report: Report) -> None:
@@ -187,6 +193,19 @@ class WarmStarts:
                     wanted=f"up within {START_SECONDS:.0f} s",
                 )
             time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def owned_as_before(*paths: Path) -> Iterator[None]:
+    """Let files be whose they were after the block: libvirt gives what a machine reads to QEMU's user, who might then
+    write to what other labs' machines are made from."""
+    owners = [(path, path.stat()) for path in paths if path.exists()]
+    try:
+        yield
+    finally:
+        for path, before in owners:
+            with contextlib.suppress(OSError):
+                os.chown(path, before.st_uid, before.st_gid)
 
 
 def snapshot_xml(domain: str) -> str:

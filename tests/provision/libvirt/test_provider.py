@@ -5,6 +5,7 @@ Most tests only start machines: what libvirt has of them is what counts. One boo
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -211,6 +212,27 @@ def test_memory_that_cannot_be_read_costs_only_time(connection: libvirt.virConne
     assert any("cannot go on from kept memory, so it boots" in line for line in said), said
     assert the_found(provider).state is MachineState.RUNNING
     assert connection.lookupByName("lab-m1").snapshotNum() == 0
+    clean(provider, "m1")
+
+
+def test_memory_for_which_there_is_no_room_costs_only_time(
+    connection: libvirt.virConnect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = small("m1")
+    wanted = replace(one.machines[0], warm_start=True)
+    provider = provider_of(one, tmp_path)
+    provider.prepare(one.machines, silent)
+    monkeypatch.setattr(provider._warm, "disk", lambda *_, **__: tmp_path / "warm.qcow2")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    said: list[str] = []
+    assert provider.create(wanted, said.append)
+    assert any("so it boots: [Errno 28]" in line for line in said), said
+    assert the_found(provider).state is MachineState.RUNNING
+    assert "m1.identity" not in connection.lookupByName("lab-m1").XMLDesc()
     clean(provider, "m1")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest
 
 from kube.errors import KtoolError
 from provision.inventory.lab import Machine, NetworkMode
+from provision.lab import images_ahead
+from provision.machine_image import uses
 from provision.machine_image.guest_files import IDENTITY_MARK, WARM_ARGUMENT
 from provision.machine_image.prepare import VirtualImage
 from provision.machine_image.root import BootFiles
+from provision.providers.libvirt import acceleration
 from provision.providers.libvirt.connection import Connection
 from provision.providers.libvirt.definitions import domain_xml
 from provision.providers.libvirt.seed import IDENTITY_BYTES, identity_disk
-from provision.providers.libvirt.warm_starts import WarmStarts, key_for, settings_for, snapshot_xml
-from tests.provision.libvirt.labs import machine
+from provision.providers.libvirt.snapshots import WARM, take
+from provision.providers.libvirt.warm_starts import WarmStarts, key_for, owned_as_before, settings_for, snapshot_xml
+from tests.provision.libvirt.labs import lab, machine
 
 KEY = "ssh-ed25519 AAAA"
 IMAGE = VirtualImage("0123", Path("/disk"), "qcow2", 1, BootFiles(Path("/kernel"), Path("/initrd")))
@@ -128,3 +133,59 @@ def test_a_memory_that_cannot_be_kept_is_told_once(tmp_path: Path) -> None:
         assert warm.disk(one, image, said.append, kind="qemu", arch="x86_64") is None
     assert [line for line in said if "so it boots" in line] == said[-1:]
     assert [path.name for path in (tmp_path / "warm-starts").iterdir() if path.is_dir()] == []
+
+
+def test_of_a_newer_image_a_lab_wants_only_its_own_memory(tmp_path: Path) -> None:
+    connection = Connection("test:///default")
+    cache, folder = tmp_path / "cache", tmp_path / "lab"
+    folder.mkdir()
+    one = machine("m1", warm_start=True)
+    for image in (IMAGE, replace(IMAGE, key="4567")):
+        key = key_of(one, image=image, version=connection.handle.getVersion())
+        kept = cache / "warm-starts" / key
+        kept.mkdir(parents=True)
+        warm = WarmStarts(connection, folder, cache=cache, mode=NetworkMode.NAT)
+        assert warm.disk(one, image, lambda line: None, kind="qemu", arch="x86_64") == kept / "disk.qcow2"
+        assert uses.labs(cache) == {folder: [kept / "disk.qcow2"]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_libvirt_gave_to_qemu_is_given_back(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    with owned_as_before(disk, tmp_path / "none"):
+        os.chown(disk, 65534, 65534)
+    assert (disk.stat().st_uid, disk.stat().st_gid) == (0, os.getegid())
+
+
+def test_a_plain_user_keeps_no_memory_ahead_for_the_systems_libvirt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untouched(*_: object) -> None:
+        raise AssertionError("QEMU's user may not read what is in a plain user's cache")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(images_ahead, "prepare_images", lambda *_, **__: {"image": IMAGE})
+    monkeypatch.setattr(images_ahead, "virtual_image", untouched)
+    one = lab(machine("m1", warm_start=True), libvirt_uri="qemu:///system")
+    assert images_ahead.prepare(one, tmp_path, untouched) == {"image": IMAGE}
+
+
+@pytest.mark.parametrize(("works", "kept"), [(True, ["kvm"]), (False, ["qemu"]), (None, [])])
+def test_a_try_that_could_not_start_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool | None, kept: list[str]
+) -> None:
+    monkeypatch.setattr(acceleration, "_offered", lambda *_, **__: True)
+    monkeypatch.setattr(acceleration, "boots", lambda *_, **__: works)
+    connection = Connection("test:///default")
+    kind = acceleration.domain_type(
+        connection, arch="x86_64", chipset="q35", kernel="/kernel", cache=tmp_path, report=lambda line: None
+    )
+    assert kind == ("kvm" if works else "qemu")
+    assert [note.read_text() for note in tmp_path.glob("acceleration/*")] == kept
+
+
+def test_no_snapshot_of_a_user_is_called_as_the_memory() -> None:
+    domain = Connection("test:///default").handle.lookupByName("test")
+    with pytest.raises(KtoolError, match="choose another name"):
+        take(domain, "m1", WARM)
