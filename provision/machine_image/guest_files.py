@@ -189,6 +189,8 @@ WARM_ARGUMENT = "ktool.warm"
 WARM_MARK = "ktool-warm: ready"
 # How the disk begins that tells a woken machine who it is: lines of tmpfiles.d(5), and zeros after them.
 IDENTITY_MARK = "# ktool-machine"
+# The interpreter of ktool's node runtime, in images that it was laid over.
+NODE_PYTHON = "/opt/ktool/current/bin/python"
 # Where these lines put the hardware address; the one that the memory was kept with is another's.
 MAC_FILE = "run/ktool-machine/mac"
 
@@ -197,32 +199,43 @@ _WARM = f"""\
 # Waits, as nobody in particular, until the disk vdb says who this machine is. Its memory is kept while it waits, and
 # each machine that starts from that memory goes on from here.
 disk=/dev/vdb
+if [ "$1" = wake ]; then
+    set -e
+    # The clock stood still meanwhile, and so did the kernel's random numbers: what comes next would be the same in
+    # every machine. Some of what the host's generator gave waits in memory, too, so more is taken. The number is
+    # RNDRESEEDCRNG.
+    busybox hwclock --hctosys --utc
+    cat "$disk" >/dev/urandom
+    head -c 1024 /dev/hwrng >/dev/urandom
+    perl -e 'open(RANDOM, ">", "/dev/urandom") && ioctl(RANDOM, 0x5207, 0) or exit 1'
+    tr -d '\\0' <"$disk" >/run/ktool-machine.conf
+    systemd-tmpfiles --create /run/ktool-machine.conf
+    sync /etc/machine-id
+    hostname -F /etc/hostname
+    ip link set eth0 address "$(cat /{MAC_FILE})"
+    systemctl start ktool-network.service ssh.service
+    # It goes by the machine-id that it found at its start.
+    systemctl restart systemd-journald.service || true
+    exit
+fi
+# What a node loads later is read from the disk once for all of them.
+if [ -x {NODE_PYTHON} ]; then
+    for module in ktool.commands.up control.master agent.node_agent; do {NODE_PYTHON} -c "import $module"; done
+fi
 # What must not be the same in two machines. One that starts from the disk without the memory makes these by itself.
 systemctl stop ssh.service ktool-network.service
-rm -f /etc/ssh/ssh_host_* /var/lib/docker/engine-id
+rm -f /etc/ssh/ssh_host_* /etc/docker/key.json /var/lib/docker/engine-id
 : >/etc/machine-id
 ip link set eth0 down
 sync
 echo "{WARM_MARK}" >/dev/console
 until head -c {len(IDENTITY_MARK)} "$disk" | grep -qaF "{IDENTITY_MARK}"; do sleep 0.1; done
 
-# The clock stood still meanwhile, and so did the kernel's random numbers: what comes next would be the same in every
-# machine. Some of what the host's generator gave waits in memory, too, so more is taken. The number is RNDRESEEDCRNG.
-busybox hwclock --hctosys --utc
-cat "$disk" >/dev/urandom
-head -c 1024 /dev/hwrng >/dev/urandom
-if ! perl -e 'open(RANDOM, ">", "/dev/urandom") && ioctl(RANDOM, 0x5207, 0) or exit 1'; then
-    echo "ktool-warm: no random numbers of this machine's own: it stays silent" >/dev/console
-    exit 1
+# Whatever is wrong with that, a boot makes it a machine like any other: the disk is nobody's yet.
+if ! "$0" wake; then
+    echo "ktool-warm: this machine cannot go on from kept memory: it boots" >/dev/console
+    systemctl reboot --force
 fi
-tr -d '\\0' <"$disk" >/run/ktool-machine.conf
-systemd-tmpfiles --create /run/ktool-machine.conf
-sync /etc/machine-id
-hostname -F /etc/hostname
-ip link set eth0 address "$(cat /{MAC_FILE})"
-systemctl start ktool-network.service ssh.service
-# It goes by the machine-id that it found at its start.
-systemctl restart systemd-journald.service
 """
 _WARM_UNIT = f"""\
 [Unit]

@@ -82,8 +82,8 @@ def settings_for(machine: Machine, *, arch: str, mode: NetworkMode) -> DomainSet
     )
 
 
-def key_for(settings: DomainSettings, image: VirtualImage, *, disk_gib: int, version: int) -> str:
-    """Names the memory. `version` is QEMU's, as libvirt gives it: another one may emulate the devices otherwise."""
+def key_for(settings: DomainSettings, image: VirtualImage, *, disk_gib: int, version: str) -> str:
+    """Names the memory. `version` is QEMU's and libvirt's: another one may have other devices."""
     said = f"{FORMAT} {version} {disk_gib} {image.key} {image.format} {IDENTITY_BYTES}"
     return content_key([said.encode(), domain_xml(settings).encode()])
 
@@ -120,7 +120,7 @@ class WarmStarts:
     def _disk(self, machine: Machine, image: VirtualImage, report: Report, *, arch: str) -> Path:
         settings = settings_for(machine, arch=arch, mode=self._mode)
         with doing("libvirt does not tell of its host"):
-            version = int(self._connection.handle.getVersion())
+            version = f"{self._connection.handle.getVersion()} {self._connection.handle.getLibVersion()}"
         key = key_for(settings, image, disk_gib=machine.disk_gib, version=version)
 
         def make(folder: Path) -> None:

@@ -30,7 +30,9 @@ KEY = "ssh-ed25519 AAAA"
 IMAGE = VirtualImage("0123", Path("/disk"), "qcow2", 1, BootFiles(Path("/kernel"), Path("/initrd")))
 
 
-def key_of(one: Machine, *, image: VirtualImage = IMAGE, mode: NetworkMode = NetworkMode.NAT, version: int = 7) -> str:
+def key_of(
+    one: Machine, *, image: VirtualImage = IMAGE, mode: NetworkMode = NetworkMode.NAT, version: str = "7 9"
+) -> str:
     settings = settings_for(one, arch="x86_64", mode=mode)
     return key_for(settings, image, disk_gib=one.disk_gib, version=version)
 
@@ -56,7 +58,7 @@ def test_machines_that_share_a_memory(same: dict[str, Any]) -> None:
         {"one": machine("m1", disk_gib=20)},
         {"mode": NetworkMode.USER},
         {"image": replace(IMAGE, key="4567")},
-        {"version": 8},
+        {"version": "8 9"},
     ],
 )
 def test_machines_that_need_one_of_their_own(other: dict[str, Any]) -> None:
@@ -141,7 +143,8 @@ def test_of_a_newer_image_a_lab_wants_only_its_own_memory(tmp_path: Path) -> Non
     folder.mkdir()
     one = machine("m1", warm_start=True)
     for image in (IMAGE, replace(IMAGE, key="4567")):
-        key = key_of(one, image=image, version=connection.handle.getVersion())
+        version = f"{connection.handle.getVersion()} {connection.handle.getLibVersion()}"
+        key = key_of(one, image=image, version=version)
         kept = cache / "warm-starts" / key
         kept.mkdir(parents=True)
         warm = WarmStarts(connection, folder, cache=cache, mode=NetworkMode.NAT)
