@@ -40,10 +40,14 @@ def _keep_memories(lab: Lab, cache: Path, report: Report, *, layer: Path | None)
         return  # no copies could be put beside the machines' disks, nor may QEMU's user read what is in ours
     try:
         warm = WarmStarts(connection, LabState.of(lab.name).path, cache=cache, mode=lab.network.mode)
+        kinds: dict[str, tuple[str, str]] = {}
         for machine in machines:
             image = virtual_image(machine.image, cache, report, layer=layer)
-            if image.boot is not None:
-                kind, arch = local_domain_type(connection, image.boot.kernel, cache=cache, report=report)
-                warm.disk(machine, image, report, kind=kind, arch=arch)
+            if image.boot is None:
+                continue
+            if image.key not in kinds:
+                kinds[image.key] = local_domain_type(connection, image.boot.kernel, cache=cache, report=report)
+            kind, arch = kinds[image.key]
+            warm.disk(machine, image, report, kind=kind, arch=arch)
     finally:
         connection.close()
