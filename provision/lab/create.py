@@ -188,7 +188,10 @@ async def seen(open_lab: OpenLab, found: Mapping[str, Found]) -> dict[str, Seen]
             async with cluster.connected(open_lab.state, master, port=open_lab.lab.api_port) as client:
                 views = await cluster.nodes(client)
         except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
-            open_lab.problems.setdefault(open_lab.master.name, KtoolError(f"the API server does not answer: {error}"))
+            facts = open_lab.facts.get(open_lab.master.name)
+            if facts is None or facts.services.get("master"):  # one that was stopped is no riddle: it will be started
+                told = KtoolError(f"the API server does not answer: {error}")
+                open_lab.problems.setdefault(open_lab.master.name, told)
     result = {}
     for name, one in found.items():
         facts = open_lab.facts.get(name)

@@ -56,7 +56,7 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
         found = await open_lab.find()
         if state.path.exists():
             await open_lab.look_at_all(found)
-        views: dict[str, cluster.NodeView] = {}
+        views: dict[str, cluster.NodeView] | None = {}
         trouble = ""
         master = open_lab.connections.get(open_lab.master.name)
         if master is not None and state.kubeconfig.exists():
@@ -64,7 +64,7 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
                 async with cluster.connected(state, master, port=lab.api_port) as client:
                     views = await cluster.nodes(client)
             except (KtoolError, ApiError, ConnectionError, TimeoutError) as error:
-                trouble = f"the API server does not answer: {error}"
+                views, trouble = None, f"the API server does not answer: {error}"
         members: list[etcd.MemberView] | None = None
         if lab.store is Store.ETCD and master is not None and state.kubeconfig.exists():
             try:
@@ -77,10 +77,14 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
             facts = open_lab.facts.get(name)
             services = tuple(sorted(s for s, active in facts.services.items() if active)) if facts else ()
             stopped_by = open_lab.problems.get(name)
-            unreached = str(stopped_by) if stopped_by else trouble if name == open_lab.master.name else ""
+            unreached = str(stopped_by) if stopped_by else ""
+            if machine is not None and not unreached and facts is not None and state.kubeconfig.exists():
+                unreached = stopped(machine, services, etcd=lab.store is Store.ETCD)
+            if name == open_lab.master.name:
+                unreached = unreached or trouble
             if machine is not None and machine.is_master and members is not None:
                 unreached = unreached or etcd.trouble(members, name)
-            node = views.get(name)
+            node = (views or {}).get(name)
             machines.append(
                 MachineStatus(
                     name=name,
@@ -92,7 +96,13 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
                     runtime=facts.runtime_key if facts else "",
                     services=services,
                     problem=problem(
-                        machine, one, node, unreached=unreached, looked=facts is not None, services=services
+                        machine,
+                        one,
+                        node,
+                        unreached=unreached,
+                        looked=facts is not None,
+                        asked=views is not None,
+                        services=services,
                     ),
                 )
             )
@@ -104,6 +114,18 @@ async def status(lab: Lab, state: LabState, passwords: Passwords = NO_PASSWORDS)
         return LabStatus(lab.name, server, tuple(machines), tuple(LabJournal(state.journal).open_steps))
 
 
+def stopped(machine: Machine, services: Collection[str], *, etcd: bool) -> str:
+    """Which of ktool's services on a machine of a cluster ought to run and do not, in words; empty if all run."""
+    wanted = (["etcd"] if etcd else []) + ["master"] if machine.is_master else []
+    wanted += ["agent"] if machine.runs_agent else []
+    missing = [name for name in wanted if name not in services]
+    if not missing:
+        return ""
+    several = len(missing) > 1
+    named = f"{', '.join(missing[:-1])} and {missing[-1]} do" if several else f"{missing[0]} does"
+    return f"its {named} not run: ktool lab create starts {'them' if several else 'it'}"
+
+
 def problem(
     machine: Machine | None,
     found: Found,
@@ -111,9 +133,13 @@ def problem(
     *,
     unreached: str,
     looked: bool,
+    asked: bool = True,
     services: Collection[str] = (),
 ) -> str:
-    """The first thing that is not well with a machine, in words; empty if it is as it should be."""
+    """The first thing that is not well with a machine, in words; empty if it is as it should be.
+
+    `unreached`: what is known already; `looked`: whether anybody was on it; `asked`: whether the cluster told of nodes.
+    """
     if machine is None:
         return "is not in the inventory"
     if found.state is not MachineState.RUNNING:
@@ -128,6 +154,8 @@ def problem(
         return "is not looked at before there is a lab: ktool lab create makes it"
     if Role.LOAD_BALANCER in machine.roles and "haproxy" not in services:
         return "its load balancer does not run: ktool lab create starts it"
+    if not asked and machine.runs_agent:
+        return "the cluster could not be asked about its node"
     if machine.runs_agent and node is None:
         return "has no node in the cluster"
     if machine.runs_agent and node is not None and not node.ready:
