@@ -63,6 +63,11 @@ class NetworkParts(Struct, frozen=True):
         """What is wrong with the proxy (empty: nothing); None where it does not run."""
         return None if self.proxy is None else self.proxy.status.error or self.proxy.status.host_error
 
+    def pod_changed(self, pod: core_v1.Pod, status: core_v1.PodStatus | None) -> None:
+        """Tell the proxy of a pod of this node, or that it is gone (None)."""
+        if self.proxy is not None:
+            self.proxy.pod_changed(pod, status)
+
     def routes_problem(self) -> str | None:
         """What is wrong with the routes to other nodes (empty: nothing); None where the role does not run."""
         return None if self.routes is None else self.routes.status.problem
@@ -237,7 +242,7 @@ def _start_kubelet(
         images=ImagePuller(runtime, references, clock),
         handlers=handlers,
         references=references,
-        statuses=StatusWriter(client, clock=clock),
+        statuses=StatusWriter(client, clock=clock, tell=network.pod_changed),
         recorder=recorder,
         clock=clock,
         host=Host((place.address,), options.runtime),

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from agent.kubelet.pod_status import OWN_CONDITIONS
@@ -28,10 +29,17 @@ log = logging.getLogger(__name__)
 
 
 class StatusWriter:
-    """Writes statuses of pods, by UID."""
+    """Writes statuses of pods, by UID. `tell` hears at once of each status, and None of a pod that is gone."""
 
-    def __init__(self, client: Client, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        clock: Clock | None = None,
+        tell: Callable[[core_v1.Pod, core_v1.PodStatus | None], None] = lambda pod, status: None,
+    ) -> None:
         self._client = client
+        self._tell = tell
         self._clock = clock or SystemClock()
         self._known: dict[str, core_v1.Pod] = {}
         self._wanted: OrderedDict[str, core_v1.PodStatus] = OrderedDict()
@@ -45,7 +53,9 @@ class StatusWriter:
 
     def forget(self, uid: str) -> None:
         """The pod is gone: nothing is left to write."""
-        self._known.pop(uid, None)
+        known = self._known.pop(uid, None)
+        if known is not None:
+            self._tell(known, None)
         self._wanted.pop(uid, None)
 
     def written(self, uid: str) -> core_v1.PodStatus | None:
@@ -58,6 +68,7 @@ class StatusWriter:
         known = self._known.get(uid)
         if known is None:
             return
+        self._tell(known, status)
         if difference(known.status, status):
             self._wanted[uid] = status
             self._wake.set()
@@ -116,6 +127,8 @@ class StatusWriter:
         """Write the last status and remove the pod's object; tries until the master has said that it is gone."""
         self._wanted.pop(uid, None)
         failures = 0
+        if (ended := self._known.get(uid)) is not None:
+            self._tell(ended, None)
         while True:
             known = self._known.get(uid)
             if known is None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent import netlink_changes
-from agent.proxy import conntrack, services
+from agent.proxy import conntrack, host_ports, services
 from agent.proxy.host import HostNetwork
 from agent.proxy.nft import Applied, NftTable
 from agent.proxy.rules import Planner
@@ -127,6 +127,7 @@ class Proxy:
             discovery_v1.EndpointSlice, indexers={_BY_SERVICE: lambda slice_: [services.service_key(slice_)]}
         )
         self._ports: dict[str, list[ServicePort]] = {}
+        self._host_ports: dict[str, tuple[ServicePort, ...]] = {}
         self._udp: dict[str, ServicePort] = {}
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
@@ -147,6 +148,16 @@ class Proxy:
         finally:
             self._executor.shutdown(wait=True)  # what runs there takes milliseconds
             self._table.close()
+
+    def pod_changed(self, pod: core_v1.Pod, status: core_v1.PodStatus | None) -> None:
+        """Take note of one of this node's pods, as the kubelet has it; `status` is None if it is gone."""
+        uid = objects.uid(pod)
+        before = self._host_ports.pop(uid, ())
+        after = host_ports.service_ports(pod, status, self._node.name)
+        if after:
+            self._host_ports[uid] = after
+        if after != before:
+            self._wake.set()
 
     def _service_changed(self, delta: Delta[core_v1.Service]) -> None:
         self._mark(objects.key(delta.object))
@@ -191,7 +202,7 @@ class Proxy:
 
     async def _sync(self, planner: Planner) -> None:
         self._convert()
-        ports = [port for some in self._ports.values() for port in some]
+        ports = [port for some in (*self._ports.values(), *self._host_ports.values()) for port in some]
         wanted = planner.plan(ports)
         applied = await self._in_thread(lambda: self._table.sync(wanted))
         first = not self.status.synced

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from tests.cluster.manifests import container, pod
 from tests.cluster.real_cluster import Cluster, eventually
 
@@ -66,8 +68,18 @@ def test_cordon_and_taints(cluster: Cluster, namespace: str) -> None:
 def test_host_ports_exclude_each_other(cluster: Cluster, namespace: str) -> None:
     listener = container("exec httpd -f -p 8080", ports=[{"containerPort": 8080, "hostPort": 18080}])
     cluster.core.create_namespaced_pod(namespace, pod("first", listener))
-    cluster.running(namespace, "first")
+    first = cluster.running(namespace, "first").status.pod_ip
+    eventually(forwarded, lambda found: f"{first} . 8080" in found)
     cluster.core.create_namespaced_pod(namespace, pod("second", listener))
     assert "didn't have free ports for the requested pod ports" in why_pending(cluster, namespace, "second")
     cluster.core.delete_namespaced_pod("first", namespace)
-    cluster.running(namespace, "second", timeout=20)
+    second = cluster.running(namespace, "second", timeout=20).status.pod_ip
+    eventually(forwarded, lambda found: f"{second} . 8080" in found)
+    cluster.core.delete_namespaced_pod("second", namespace)
+    eventually(forwarded, lambda found: "18080" not in found, timeout=20)
+
+
+def forwarded() -> str:
+    """Where the proxy's rules send what comes from outside to the node's ports."""
+    lists = ["nft", "list", "map", "ip", "ktool-proxy", "local-node-port-tcp-endpoints"]
+    return subprocess.run(lists, capture_output=True, text=True, timeout=10, check=False).stdout

@@ -14,11 +14,13 @@ from msgspec.structs import replace
 
 from agent.proxy import conntrack
 from agent.proxy.host import HostNetwork
+from agent.proxy.host_ports import service_ports
 from agent.proxy.nft import NftTable
 from agent.proxy.rules import Planner
 from agent.proxy.service_port import Endpoint, Protocol, ServicePort, TrafficPolicy
 from tests.agent.proxy import lab as labs
 from tests.agent.proxy.samples import NODE, web
+from tests.agent.proxy.test_host_ports import pod, status
 
 pytestmark = [
     pytest.mark.nftables,
@@ -112,6 +114,20 @@ def test_node_port_from_another_machine(node: Node) -> None:
     node.serve(web(FAR, node_port=30080))
     assert node.lab.pods[0].ask("192.0.2.1", 30080) == "far 10.244.1.11"
     assert node.lab.far.ask("192.0.2.1", 30080) == "far 192.0.2.1"
+
+
+def test_host_port(node: Node) -> None:
+    """The pod sees its client, from wherever it is asked; a program that holds the port gets nothing."""
+    with ExitStack() as stack:
+        node.lab.node.answerer(stack, "docker-proxy", port=80)
+        assert node.lab.far.ask("192.0.2.1", 80) == "docker-proxy 192.0.2.2"
+        node.serve(
+            *(one for name in ("TCP", "UDP") for one in service_ports(pod(hostPort=80, protocol=name), status(), "one"))
+        )
+        assert node.lab.far.ask("192.0.2.1", 80) == node.lab.far.ask("192.0.2.1", 80, udp=True) == "a 192.0.2.2"
+        assert node.lab.pods[1].ask("192.0.2.1", 80) == "a 10.244.1.12"
+        assert node.lab.pods[0].ask("192.0.2.1", 80) == "a 10.244.1.1"  # itself
+        assert node.lab.node.ask("127.0.0.1", 80) == "a 10.244.1.1"
 
 
 def test_node_port_on_localhost(node: Node) -> None:

@@ -22,6 +22,7 @@ from kube.errors import KtoolError
 from kube.informer import InformerFactory
 from tests.agent.proxy import lab as labs
 from tests.agent.proxy.samples import NODE
+from tests.agent.proxy.test_host_ports import pod, status
 from tests.fake_api import FakeAPI
 
 
@@ -154,6 +155,15 @@ def slice_(*ips: str, name: str = "web", protocol: str = "TCP") -> dict[str, Any
         "endpoints": [{"addresses": [ip], "nodeName": "one"} for ip in ips],
         "ports": [{"port": 8080, "protocol": protocol}],
     }
+
+
+async def test_host_ports_come_and_go_with_their_pods() -> None:
+    stage = Stage()
+    async with stage.running() as proxy:
+        for seen, rules in ((status(), {"tcp . 8080": "goto local-node-port-tcp-1"}), (None, {})):
+            proxy.pod_changed(pod(hostPort=8080), seen)
+            await stage.pass_time()
+            assert stage.table.applied[-1].elements.get("local-node-ports", {}) == rules
 
 
 async def test_services_become_rules() -> None:
