@@ -3,6 +3,8 @@
 On each machine that others must reach, a listener is started that lives for some seconds; the others connect to it,
 all at once. So two short commands a machine show what a firewall, a wrong address or an isolated network does to the
 cluster. Where ktool's own service listens already, nothing is tried: that it works is seen by the node being Ready.
+Nor on a machine that has been set up before: after a boot its services are on their way up, and a listener would take
+their ports from them.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ class Attempt:
 
 def wanted(lab: Lab, facts: Mapping[str, RemoteFacts]) -> list[Attempt]:
     """The connections to try: nodes to each API server, masters to each kubelet; without those whose target serves
-    already, and those of machines that nothing is known of."""
+    already or has been set up before, and those of machines that nothing is known of."""
     there = [machine for machine in lab.machines if machine.name in facts]
     found: list[Attempt] = []
     for target in there:
         seen = facts[target.name]
         address = seen.address(target.address)
-        if not address:
+        if not address or seen.applied:
             continue
         nodes, masters = [m for m in there if m.runs_agent], [m for m in there if m.is_master]
         etcd = target.is_master and len(lab.masters) > 1
@@ -74,7 +76,8 @@ def lab_balancers(lab: Lab, facts: Mapping[str, RemoteFacts]) -> list[Machine]:
 
 
 def attempt(shells: Mapping[str, Shell], attempts: list[Attempt], *, limit: int) -> list[Attempt]:
-    """Try them; each with its `error` (empty: it works). One that could not be tried is left out."""
+    """Try them; each with its `error` (empty: it works). One that could not be tried is left out, as is one that came
+    when the listener had ended: emulated machines that share two processors may take longer to connect."""
     attempts = [one for one in attempts if one.source in shells and one.target in shells]
     if not attempts:
         return []
@@ -88,11 +91,13 @@ def attempt(shells: Mapping[str, Shell], attempts: list[Attempt], *, limit: int)
             attempts = [one for one in attempts if listeners[one.target].ready]
             sources = {name: [one for one in attempts if one.source == name] for name in {a.source for a in attempts}}
             answers = parallel.each(sources, lambda name, own: _connect(shells[name], own), limit=limit)
+            ended = {name for name, future in futures.items() if future.done()}
         finally:
             for name, one in listeners.items():
                 one.end(futures[name])
     order = {(one.source, one.target, one.port): number for number, one in enumerate(attempts)}
     tried = [one for several in answers.results.values() for one in several]
+    tried = [one for one in tried if not (one.error and one.target in ended)]
     return sorted(tried, key=lambda one: order[one.source, one.target, one.port])
 
 

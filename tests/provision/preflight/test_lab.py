@@ -198,3 +198,6 @@ def test_which_ports_are_tried() -> None:
     assert [(one.source, one.target, one.port) for one in wanted(LAB, facts)] == [("w1", "m", 6443)]
     facts["m"] = good(1, listeners=(Listener(6443, "0.0.0.0", 1, "x"),))
     assert wanted(LAB, facts) == []
+    # one that comes back: its services are about to listen themselves
+    facts = {"m": good(1, applied="abc"), "w1": good(2)}
+    assert [(one.source, one.target, one.port) for one in wanted(LAB, facts)] == [("m", "w1", 10250)]

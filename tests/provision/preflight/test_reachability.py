@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from provision.preflight import reachability
 from provision.preflight.reachability import Attempt, attempt
 from provision.ssh.commands import Become, Output
 from provision.ssh.endpoint import Endpoint
@@ -112,6 +114,23 @@ def test_wrong_addresses(machines: dict[str, InNamespace]) -> None:
     assert [one.error for one in attempt(machines, [wrong], limit=4)] == ["connection refused"]
     away = dataclasses.replace(attempts()[0], address="198.51.100.1")
     assert [one.error for one in attempt(machines, [away], limit=4)] == ["Network is unreachable"]
+
+
+class Slow(InNamespace):
+    """A machine that takes two seconds for anything."""
+
+    def _execute(self, argv: Sequence[str], **how: Any) -> Output:
+        time.sleep(2)
+        return super()._execute(argv, **how)
+
+
+@needs_namespaces
+def test_who_comes_when_the_listener_has_ended_knows_nothing(
+    machines: dict[str, InNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reachability, "LISTEN_SECONDS", 0.5)
+    slow = Slow("w1", machines["w1"]._namespace)
+    assert attempt({**machines, "w1": slow}, attempts()[:1], limit=4) == []
 
 
 @needs_namespaces
