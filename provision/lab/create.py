@@ -25,6 +25,7 @@ from kube.status import ApiError
 from provision import lock
 from provision.ansible.logins import logged_in
 from provision.bundle.archive import Archive, ArchiveRole
+from provision.facts.facts import RemoteFacts
 from provision.inventory.lab import Lab, Machine, Role, Store
 from provision.lab import apply, cluster, etcd
 from provision.lab.errors import machine_errors
@@ -449,8 +450,9 @@ class _Creation:
             return ""
         master = self._open.master if self._open.master in well else well[0]
         connection = open_[master.name]
-        front = [b for b in self._lab.balancers if b.name in self._open.facts and self._results[b.name].error is None]
-        server = f"https://{self._open.endpoints[(front or [master])[0].name].address}:{self._lab.api_port}"
+        failed = {name for name, result in self._results.items() if result.error is not None}
+        first = front(self._lab, self._open.facts, failed=failed) or master
+        server = f"https://{self._open.endpoints[first.name].address}:{self._lab.api_port}"
         try:
             with machine_errors(master.name):
                 await asyncio.to_thread(cluster.save_kubeconfig, self._open.state, connection, server=server)
@@ -496,6 +498,13 @@ class _Creation:
                 step.result = "node is Ready"
         except KtoolError as error:
             self._results[name].fail(error)
+
+
+def front(lab: Lab, facts: Mapping[str, RemoteFacts], *, failed: Collection[str]) -> Machine | None:
+    """The load balancer that the kubeconfig is to name; None where there is none that works. One that runs goes on
+    doing so when this run had to leave it out."""
+    there = [b for b in lab.balancers if b.name in facts]
+    return next((b for b in there if b.name not in failed or facts[b.name].services.get("haproxy")), None)
 
 
 def load() -> None:
