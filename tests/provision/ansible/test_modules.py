@@ -6,7 +6,9 @@ import gzip
 import importlib.util
 import io
 import json
+import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -14,7 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible import constants
 from ansible.errors import AnsibleActionFail
+from ansible.plugins.loader import action_loader
 
 from provision.ansible import CONTENT
 from provision.bundle.archive import ArchiveRole, Manifest
@@ -31,10 +35,16 @@ def _load(path: str) -> ModuleType:
     return module
 
 
-action: Any = _load("action_plugins/ktool_runtime")
+def _action(name: str) -> ModuleType:
+    """The module of an action plugin, by Ansible's own loader."""
+    return sys.modules[action_loader.get(name, class_only=True).__module__]
+
+
+action_loader.add_directory(str(CONTENT / "action_plugins"))
+action: Any = _action("ktool_runtime")
 runtime: Any = _load("library/ktool_runtime")
-node: Any = _load("action_plugins/ktool_node")
-token: Any = _load("action_plugins/ktool_token")
+node: Any = _action("ktool_node")
+token: Any = _action("ktool_token")
 
 
 def _archive(role: str, tag: str = "cp311", arch: str = "x86_64") -> dict[str, Any]:
@@ -143,6 +153,19 @@ def test_a_token_that_was_just_made_is_not_told_either(monkeypatch: pytest.Monke
 )
 def test_several_join_files_in_one_answer(text: str, found: list[dict[str, Any]]) -> None:
     assert [json.loads(one) for one in token.documents(text)] == found
+
+
+def test_a_join_file_is_kept_for_its_user_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DEFAULT_LOCAL_TMP", str(tmp_path))
+    path = Path(token.ActionModule.keep('{"token": "t.s"}'))
+    assert path.parent == tmp_path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() == '{"token": "t.s"}'
+
+
+def test_what_actions_are_made_from_is_none() -> None:
+    """No task can name it by mistake: Ansible says that there is no such action."""
+    assert action_loader.get("ktool_action", *[None] * 5) is None
 
 
 @pytest.mark.parametrize(
@@ -255,9 +278,9 @@ def test_what_remains_of_packages_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(node, "_LINK", "true")
     monkeypatch.setattr(node, "_RUNTIMES", node._RUNTIMES.replace("/opt/ktool", str(folder)))
 
-    def shell(line: str, stdin: str = "") -> tuple[int, str, str]:
-        done = subprocess.run(["/bin/sh", "-c", line], input=stdin, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
+    def shell(line: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        done = subprocess.run(["/bin/sh", "-c", line], input=stdin, capture_output=True, check=False)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
 
     plugin = node.ActionModule.__new__(node.ActionModule)
     monkeypatch.setattr(plugin, "_shell", shell, raising=False)
@@ -362,7 +385,7 @@ def test_a_runtime_that_cannot_be_used_leaves_nothing(
     assert _installed(tmp_path, "one", {"ktool/__init__.py": b""})[0] == 0
     status, out, err = _installed(tmp_path, "two", files, cut=cut)
     error = action.problem(status, out, err, AGENT)
-    assert action.told(error).startswith(message), error
+    assert action.Base.sentence(error).startswith(message), error
     assert {path.name for path in (tmp_path / "opt").iterdir()} == {"one", "current"}
     assert runtime.read_manifest(str(tmp_path / "opt/current"))["key"] == "one"
 
@@ -371,7 +394,7 @@ def test_no_room_for_a_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(action, "NEEDED_MB", 10**12)
     status, out, err = _installed(tmp_path, "one", {"a.py": b"x" * 10**6})
     error = action.problem(status, out, err, AGENT)
-    assert action.told(error).startswith("there is no room for ktool's runtime (found: ")
+    assert action.Base.sentence(error).startswith("there is no room for ktool's runtime (found: ")
     assert list((tmp_path / "opt").iterdir()) == []
 
 

@@ -24,22 +24,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-RUNTIMES = "/opt/ktool"
-KTOOL = "/opt/ktool/current/bin/ktool"
-COMMAND = "/usr/local/bin/ktool"
+Base: Any = action_loader.get("ktool_action", class_only=True)
+RUNTIMES, KTOOL, COMMAND = Base.RUNTIMES, Base.KTOOL, Base.COMMAND
 PACKAGES_FILE = "/opt/ktool/packages.json"
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 DEFAULTS: dict[str, Any] = {
@@ -69,11 +65,8 @@ _RUNTIMES = f"if [ -e {RUNTIMES} ] || [ -L {RUNTIMES} ]; then rm -rf {RUNTIMES} 
 _PURGE = "DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq {0} || dnf remove -y -q {0}"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+class ActionModule(Base):  # type: ignore[misc]  # Ansible has no types
     """The action `ktool_node`."""
-
-    _supports_check_mode = True
-    _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Do what `state` says; the join file is removed whatever becomes of it."""
@@ -102,11 +95,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         found = self._ktool([*argv, *(word for name in guests.values() for word in ("--invite", name))], join)
         texts = found.pop("joinFiles", [])
         files = dict(zip(guests, texts, strict=True)) if len(texts) == len(guests) else {}
-        return {**result, **found, "files": {host: keep(text) for host, text in files.items()}}
+        return {**result, **found, "files": {host: self.keep(text) for host, text in files.items()}}
 
     def _ktool(self, argv: list[str], stdin: str = "") -> dict[str, Any]:
         """What a command of ktool reports. AnsibleActionFail with its steps if it failed."""
-        code, out, err = self._shell(shlex.join([*argv, "-o", "json"]), stdin)
+        code, out, err = self._shell(shlex.join([*argv, "-o", "json"]), stdin.encode())
         secrets = secrets_of(stdin)
         out, err = without(out, secrets), without(err, secrets)
         try:
@@ -114,13 +107,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         except AnsibleActionFail as error:
             # Tokens that were just made are no secrets that could be known here.
             raise AnsibleActionFail(TOKEN.sub("********", str(error)), result=error.result) from None
-
-    def _shell(self, line: str, stdin: str = "") -> tuple[int, str, str]:
-        """Status, standard output and standard error of a command line."""
-        line = f"{self._compute_environment_string()} {line}".strip()
-        # With nothing to write Ansible would ask for a terminal, on which outputs mix.
-        found = self._low_level_execute_command(line, in_data=stdin.encode() or b"\n")
-        return int(found["rc"]), str(found["stdout"]), str(found["stderr"])
 
     def _differs(self, params: Mapping[str, Any]) -> bool:
         """Whether a run would certainly change something."""
@@ -171,14 +157,6 @@ def inviting(task_vars: Mapping[str, Any]) -> dict[str, str]:
         if seen and not seen["joined"]:
             found[host] = str(variables.get("ktool_node_name", host))
     return found
-
-
-def keep(text: str) -> str:
-    """Write a join file (mode 0600) to Ansible's temporary folder, which ends with this run; its path."""
-    descriptor, path = tempfile.mkstemp(prefix="join-", dir=constants.DEFAULT_LOCAL_TMP)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    return path
 
 
 def parameters(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,8 +265,7 @@ def told(code: int, out: str, err: str) -> dict[str, Any]:
     if code == 0 and found:
         return found
     error = found.get("error") or {}
-    sides = "; ".join(f"{side}: {error[side]}" for side in ("found", "wanted") if error.get(side))
     text = error.get("what") or (err or out).strip()[-600:] or f"ktool ended with status {code}"
-    message = text + (f" ({sides})" if sides else "") + (". " + error["mend"] if error.get("mend") else "")
+    message = Base.sentence({**error, "what": text})
     result = {"error": error, "steps": found.get("steps", []), "changed": found.get("changed", False)}
     raise AnsibleActionFail(message, result=result)

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
+Base: Any = action_loader.get("ktool_action", class_only=True)
 PYTHONS_MEND = "Install that version of Python on the machine, or use an image that has it."
-RUNTIMES = "/opt/ktool"
-COMMAND = "/usr/local/bin/ktool"
 NEEDED_MB = 400
 # Loads what is compiled for one kind of machine, with every symbol; the rest runs where this does. To import it would
 # load Python modules besides, and take five times as long.
@@ -59,11 +58,8 @@ done
 """
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+class ActionModule(Base):  # type: ignore[misc]  # Ansible has no types
     """The action `ktool_runtime`."""
-
-    _supports_check_mode = True
-    _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Look, then copy and install if that is needed."""
@@ -85,11 +81,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
 
     def _install(self, archive: Mapping[str, Any]) -> None:
         """Have the runtime of an archive unpacked, and in use. AnsibleActionFail if that is impossible."""
-        line = f"{self._compute_environment_string()} sh -c {shlex.quote(script(archive))}".strip()
-        done = self._low_level_execute_command(line, in_data=Path(archive["path"]).read_bytes())
-        if done["rc"] != 0:
-            error = problem(int(done["rc"]), str(done["stdout"]), str(done["stderr"]), archive)
-            raise AnsibleActionFail(told(error), result={"error": error})
+        code, out, err = self._shell(f"sh -c {shlex.quote(script(archive))}", Path(archive["path"]).read_bytes())
+        if code != 0:
+            error = problem(code, out, err, archive)
+            raise AnsibleActionFail(self.sentence(error), result={"error": error})
 
     def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_name="ktool_runtime", module_args=args, task_vars=task_vars)
@@ -119,7 +114,7 @@ def known(args: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | 
     }
 
 
-def script(archive: Mapping[str, Any], *, runtimes: str = RUNTIMES, command: str = COMMAND) -> str:
+def script(archive: Mapping[str, Any], *, runtimes: str = Base.RUNTIMES, command: str = Base.COMMAND) -> str:
     """The shell script that installs the runtime whose archive it gets on standard input."""
     tag = str(archive["python_tag"])
     settings = {
@@ -141,7 +136,7 @@ def problem(status: int, out: str, err: str, archive: Mapping[str, Any]) -> dict
     """What a failed `script` says, as the four parts of ktool's errors."""
     said = last_words(err or out)
     if status == NO_ROOM:
-        found, wanted = f"{out.strip()} MB free in {RUNTIMES}", f"{NEEDED_MB} MB"
+        found, wanted = f"{out.strip()} MB free in {Base.RUNTIMES}", f"{NEEDED_MB} MB"
         return {"what": "there is no room for ktool's runtime", "found": found, "wanted": wanted, "mend": ""}
     if status == NOT_RUNNING:
         what, wanted = "ktool's runtime does not run on this machine", f"{archive['python_tag']} on {archive['arch']}"
@@ -150,12 +145,6 @@ def problem(status: int, out: str, err: str, archive: Mapping[str, Any]) -> dict
     else:
         what, wanted = "ktool's runtime cannot be installed", ""
     return {"what": what, "found": said or f"status {status}", "wanted": wanted, "mend": ""}
-
-
-def told(error: Mapping[str, str]) -> str:
-    """An error's four parts as one text."""
-    sides = "; ".join(f"{name}: {error[name]}" for name in ("found", "wanted") if error[name])
-    return error["what"] + (f" ({sides})" if sides else "") + (". " + error["mend"] if error["mend"] else "")
 
 
 def last_words(text: str) -> str:

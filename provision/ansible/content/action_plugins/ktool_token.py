@@ -12,26 +12,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from ansible import constants
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-KTOOL = "/opt/ktool/current/bin/ktool"
+Base: Any = action_loader.get("ktool_action", class_only=True)
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+class ActionModule(Base):  # type: ignore[misc]  # Ansible has no types
     """The action `ktool_token`; delegated to the master, and run once for all machines of a batch.
 
     What goes wrong is given back as `failure`, for each machine to fail with: a task that is run once and fails would
     leave the others without a word.
     """
-
-    _supports_check_mode = True
-    _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Have the master make tokens, and write the join files: `files` maps hosts to them. `made` are files that are
@@ -49,24 +44,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         if self._task.check_mode:
             return {**result, "skipped": True, "msg": "makes no token in check mode"}
         data_dir = args.get("data_dir", "/var/lib/ktool")
-        argv = [KTOOL, "--data-dir", data_dir, "--kubeconfig", f"{data_dir}/admin.kubeconfig", "token", "create"]
+        argv = [self.KTOOL, "--data-dir", data_dir, "--kubeconfig", f"{data_dir}/admin.kubeconfig", "token", "create"]
         argv += [word for name in names.values() for word in ("--node", name)]
         argv += ["--server", args["server"], "--join-file", "-"]
         argv += ["--control-plane"] if args.get("control_plane") else []
         try:
             # By the shell, for the reasons that ktool_node gives.
-            found = self._low_level_execute_command(
-                f"{self._compute_environment_string()} {shlex.join(argv)}".strip(), in_data=b"\n"
-            )
+            code, out, err = self._shell(shlex.join(argv))
         except AnsibleConnectionFailure as error:
             return {**result, "failure": f"the master {args['master']} cannot be reached: {error}"}
-        if found["rc"] != 0:
-            said = found["stderr"] or "no answer"
-            return {**result, "failure": f"the master {args['master']} makes no token: {' '.join(str(said).split())}"}
-        files = documents(str(found["stdout"]))
+        if code != 0:
+            said = " ".join((err or "no answer").split())
+            return {**result, "failure": f"the master {args['master']} makes no token: {said}"}
+        files = documents(out)
         if len(files) != len(names):
             return {**result, "failure": f"the master {args['master']} gave something else than join files"}
-        return {**result, "files": made | {host: keep(text) for host, text in zip(names, files, strict=True)}}
+        return {**result, "files": made | {host: self.keep(text) for host, text in zip(names, files, strict=True)}}
 
 
 def joining(task_vars: Mapping[str, Any]) -> dict[str, str]:
@@ -91,11 +84,3 @@ def documents(text: str) -> list[str]:
         found.append(rest[:end])
         rest = rest[end:].strip()
     return found
-
-
-def keep(text: str) -> str:
-    """Write a join file (mode 0600); its path."""
-    descriptor, path = tempfile.mkstemp(prefix="join-", dir=constants.DEFAULT_LOCAL_TMP)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    return path
