@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provision.ansible import hosts
+from provision.ansible import CONTENT, hosts
 from provision.ansible.events import RunEvent, RunResult, TaskState
 from provision.ansible.run import run
 from provision.bundle.archive import Archive, ArchiveRole, archives
@@ -66,12 +69,41 @@ class Site:
         known = dict(self.endpoints)
         if ghost:
             known[GHOST] = Endpoint(name=GHOST, address=_GONE, host_keys=(self.worker.host_key,), connect_timeout=2)
-        given = [
-            hosts.of_machine(self.lab, machine, known[machine.name], address=known[machine.name].address)
-            for machine in self.lab.machines
-            if machine.name in known
-        ]
+        given = self._hosts(known)
         return run(playbook, given, state=self.state, archives=self.archives, on_event=self.events.append, **changes)
+
+    def _hosts(self, endpoints: Mapping[str, Endpoint]) -> list[hosts.Host]:
+        return [
+            hosts.of_machine(self.lab, machine, endpoints[machine.name], address=endpoints[machine.name].address)
+            for machine in self.lab.machines
+            if machine.name in endpoints
+        ]
+
+    def by_hand(self, playbook: Path, folder: Path) -> str:
+        """What `ansible-playbook` says that runs as docs/ansible.md has it; `folder` is for its own files."""
+        given = self._hosts(self.endpoints)
+        files = hosts.SSHFiles(folder / "ssh_config", folder / "known_hosts")
+        files.config.write_text(hosts.ssh_config(given, files))
+        files.known_hosts.write_text(hosts.known_hosts(given))
+        (folder / "lab.json").write_text(json.dumps(hosts.inventory(given, files)))
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(folder / "lab.json")]
+        done = subprocess.run(
+            [*command, str(playbook)],
+            env={
+                "PATH": os.environ["PATH"],
+                "LANG": "C.UTF-8",
+                "HOME": str(folder),
+                "ANSIBLE_CONFIG": str(CONTENT / "ansible.cfg"),
+                "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",  # no connection stays
+                "ANSIBLE_NOCOLOR": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def nodes(self) -> dict[str, Any]:
         """The cluster's Nodes, by name."""
@@ -221,6 +253,28 @@ def test_another_host_key_is_not_accepted(site: Site) -> None:
     finally:
         site.endpoints["worker"] = before
     assert "Host key verification failed" in result.hosts["worker"].unreachable
+
+
+def test_by_hand(site: Site, tmp_path: Path) -> None:
+    """By `ansible-playbook` alone, and by a playbook that lies elsewhere, as Vagrant's does. Nobody has looked at the
+    machines before; that the master is there already is seen by the way, and the worker joins at once."""
+    assert not site.run("reset", limit=["worker"]).failed
+    said = site.by_hand(CONTENT / "site.yml", tmp_path)
+    # On the worker: runtime, tokens, node. An agent that waits would be one more.
+    assert recap(said) == {"master": (2, 0), "worker": (3, 2)}, said
+    assert set(site.nodes()) == {"master", "worker"}
+    assert site.worker.output("systemctl is-active ktool-agent.service").strip() == "active"
+    elsewhere = tmp_path / "elsewhere" / "mine.yml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(json.dumps([{"import_playbook": str(CONTENT / "site.yml")}]))
+    said = site.by_hand(elsewhere, tmp_path)
+    assert {host: changed for host, (_, changed) in recap(said).items()} == {"master": 0, "worker": 0}, said
+
+
+def recap(said: str) -> dict[str, tuple[int, int]]:
+    """How many tasks were ok, and how many of those changed something, by host."""
+    found = re.findall(r"^(\S+) +: ok=(\d+) +changed=(\d+) ", said, re.MULTILINE)
+    return {host: (int(ok), int(changed)) for host, ok, changed in found}
 
 
 def test_another_runtime(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
