@@ -50,7 +50,6 @@ class RemoteFacts(msgspec.Struct, frozen=True, kw_only=True):
     arch: str = ""
     hostname: str = ""
     machine_id: str = ""
-    boot_id: str = ""
     euid: int = 0
     sudo: bool = True
     systemd: bool = False

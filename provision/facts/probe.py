@@ -175,7 +175,6 @@ def _system() -> "Dict[str, Any]":
         "arch": here.machine,
         "hostname": here.nodename,
         "machine_id": _read("/etc/machine-id"),
-        "boot_id": _read("/proc/sys/kernel/random/boot_id"),
         "euid": os.geteuid(),
         "systemd": os.path.isdir("/run/systemd/system"),
         "container": _read("/run/systemd/container"),
