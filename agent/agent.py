@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from agent import options as command_line
 from agent.options import AgentOptions
-from kube import collector
+from kube import collector, late_arguments
 from kube.errors import KtoolError
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the agent's command line; the exit status."""
     collector.put_off()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    late_arguments.wait(arguments, _load)
     status = 0
     try:
         options = command_line.parse(arguments)
@@ -36,6 +37,16 @@ def main(arguments: Sequence[str]) -> int:
             log.error("%s", error)
         status = 1
     return status
+
+
+def _load() -> None:
+    """Import what an agent needs."""
+    import uvloop  # noqa: F401
+
+    import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
+    from agent import node_agent
+
+    node_agent.import_roles(AgentOptions())
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -79,7 +79,7 @@ async def run_node(options: AgentOptions, place: Place) -> None:
     Raises KtoolError when the node cannot join.
     """
     clock = SystemClock()
-    _import_roles(options)
+    import_roles(options)
     identity = await join.identify(place.data_dir, join=options.join, node_name=place.name, clock=clock)
     _write_record(options, place, identity)
     transport = SwitchTransport(identity.connection, masters.noted(place.data_dir))
@@ -113,7 +113,7 @@ async def run_node(options: AgentOptions, place: Place) -> None:
         await transport.close()
 
 
-def _import_roles(options: AgentOptions) -> None:
+def import_roles(options: AgentOptions) -> None:
     """Import what this agent will need: while it waits for its join file, the processor has nothing better to do."""
     if options.runtime == "hollow":
         return

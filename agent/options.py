@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from kube import names
+from kube import late_arguments, names
 from kube.errors import KtoolError
 
 DEFAULT_DATA_DIR = Path("/var/lib/ktool/agent")
@@ -117,7 +117,10 @@ def _taint(text: str) -> tuple[str, str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m agent", description="The ktool agent: makes this machine a node of a cluster."
+        prog="python -m agent",
+        description="The ktool agent: makes this machine a node of a cluster.",
+        fromfile_prefix_chars=late_arguments.PREFIX,
+        epilog="@FILE stands for the arguments in that file, one a line, and is waited for.",
     )
     add = parser.add_argument
     add(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from control import memory
 from control.store.etcd.config import DEFAULT_PREFIX, Endpoint, EtcdConfig, parse_endpoints
-from kube import collector, names
+from kube import collector, late_arguments, names
 from kube.errors import KtoolError
 
 # Before numpy is imported: its threads would cost memory and gain nothing on arrays of this size.
@@ -23,7 +23,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m control", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m control",
+        description=__doc__,
+        fromfile_prefix_chars=late_arguments.PREFIX,
+        epilog="@FILE stands for the arguments in that file, one a line, and is waited for.",
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("/var/lib/ktool"), help="where all state is kept")
     parser.add_argument("--bind-address", type=_address, default="0.0.0.0", help="address to listen on")  # noqa: S104
     parser.add_argument("--port", type=int, default=6443, help="port of the API server")
@@ -124,14 +129,14 @@ def _network(text: str) -> str:
 
 def main() -> int:
     """Run a master; the exit status is 1 for what a user can mend, told on standard error."""
-    options = parse_arguments()
     collector.put_off()
     memory.limit_arenas()
     logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
     )
+    late_arguments.wait(sys.argv[1:], _load)
+    options = parse_arguments()
+    logging.getLogger().setLevel(options.log_level.upper())
     import uvloop
 
     import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
@@ -163,6 +168,16 @@ def main() -> int:
         logging.getLogger("control").error("%s", error)
         return 1
     return 0
+
+
+def _load() -> None:
+    """Import what a master needs, and what it would import later."""
+    import uvloop  # noqa: F401
+
+    import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
+    from control import master  # noqa: F401
+    from control.controllers import controllers  # noqa: F401
+    from control.scheduler import scheduler  # noqa: F401
 
 
 if __name__ == "__main__":

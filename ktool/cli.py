@@ -17,6 +17,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "The machine": {
         "up": "Bring this machine up as a cluster: Docker Engine, master, agent",
         "join": "Make this machine a node of a cluster whose master runs elsewhere",
+        "preload": "Load agent and master ahead: they wait for `up` or `join`",
         "down": "Remove all of it again, and show that nothing is left",
         "reset": "The same on any machine of a lab, and what remains there afterwards",
         "status": "Nodes with their real CPU and memory, the roles' health, pods",
@@ -52,7 +53,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 # What concerns this machine, or says by an inventory what it concerns: --via and --lab would be ignored there.
 ON_THIS_MACHINE = frozenset(
-    {"up", "join", "down", "reset", "etcd", "backup", "restore", "image", "lab", "bundle", "certs"}
+    {"up", "join", "preload", "down", "reset", "etcd", "backup", "restore", "image", "lab", "bundle", "certs"}
 )
 
 

@@ -3,7 +3,7 @@
 `version.json` says who wrote it. A directory with another layout, or one that is not ktool's at all, is never
 touched: preflight reports it.
 
-    version.json  journal.jsonl  admin.kubeconfig
+    version.json  journal.jsonl  admin.kubeconfig   master.args, agent.args  what their processes are told
     pki/   the cluster's keys and certificates      store/    the database
     etcd/  a member's data, its settings beside it in etcd.yml
     agent/ the agent's certificate and volumes      log/      one file a service

@@ -16,6 +16,8 @@ EXTRAS: Mapping[ArchiveRole, tuple[str, ...]] = {
 RUNTIMES = PurePosixPath("/opt/ktool")
 CURRENT = RUNTIMES / "current"
 COMMAND = PurePosixPath("/usr/local/bin/ktool")
+# Sockets of processes that have ktool loaded (ktool/standby.py), named after their runtimes' keys.
+STANDBY = PurePosixPath("/run/ktool-standby")
 MANIFEST = "manifest.json"
 
 # rich has these for source code and Markdown, which ktool does not print.

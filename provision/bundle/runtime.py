@@ -33,7 +33,7 @@ from provision.bundle.archive import Archive, ArchiveRole, Manifest, Report
 from provision.bundle.bytecode import compiled
 
 # Another number when the same input makes another archive.
-FORMAT = 2
+FORMAT = 3
 # Every file's time, in seconds since 1970 (2020-01-01): nobody compares it, and tar warns of much older ones.
 TIME = 1_577_836_800
 # Old archives that stay in the cache, for each role and version of Python.
@@ -153,7 +153,7 @@ def write_layer(tar: tarfile.TarFile, manifest: Manifest, files: Iterable[tuple[
     layer.link(root / "bin" / "python", f"/usr/bin/{manifest.python}")
     layer.link(root / "bin" / "python3", "python")
     layer.link(root / "bin" / manifest.python, "python")
-    layer.file(root / "bin" / "ktool", _COMMAND_SCRIPT.encode(), mode=0o755)
+    layer.file(root / "bin" / "ktool", command_script(manifest).encode(), mode=0o755)
     layer.file(root / "pyvenv.cfg", _PYVENV.encode())
     packages = root / "lib" / manifest.python / "site-packages"
     for name, data in files:
@@ -231,9 +231,24 @@ _PYVENV = """\
 home = /usr/bin
 include-system-site-packages = false
 """
-_COMMAND_SCRIPT = f"""\
-#!{contents.CURRENT}/bin/python
-import sys
-from ktool.__main__ import main
-sys.exit(main())
+# By the link, or the programs that it starts would be others than those that were started before.
+_COMMAND_SCRIPT = """\
+#!/bin/sh
+# ktool, in a process that has it loaded already where there is one (ktool/standby.py), else by itself.
+python={python}
+if [ -S {socket} ]; then
+    exec "$python" -I -S {client} {socket} "$python" "$@"
+fi
+exec "$python" -c 'from ktool.__main__ import main; import sys; sys.exit(main())' "$@"
 """
+
+
+def command_script(manifest: Manifest) -> str:
+    """The command `ktool` of a runtime."""
+    packages = contents.CURRENT / "lib" / manifest.python / "site-packages"
+    return _COMMAND_SCRIPT.format(
+        python=contents.CURRENT / "bin" / "python",
+        # Another runtime's process has other code.
+        socket=contents.STANDBY / manifest.key,
+        client=packages / "ktool" / "standby_client.py",
+    )

@@ -272,7 +272,9 @@ def _processes() -> "Dict[str, Any]":
                 pids["etcd"].append(pid)
         elif "--data-dir" in argv and argv[argv.index("--data-dir") + 1 :][:1] in ([STATE], [STATE + "/agent"]):
             service = {"control": "master", "agent": "agent"}.get(argv[argv.index("-m") + 1] if "-m" in argv else "")
-            if service is not None:
+            # One that was started ahead, and waits for its arguments, does nothing yet.
+            told = all(os.path.exists(word[1:]) for word in argv if word.startswith("@"))
+            if service is not None and told:
                 services[service] = True
                 pids[service].append(pid)
     return {"services": services, "service_pids": pids, "kubernetes": sorted(kubernetes), "dockerd": services["docker"]}

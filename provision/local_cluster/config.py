@@ -20,6 +20,7 @@ from kube.errors import KtoolError
 from kube.node_labels import CONTROL_PLANE, is_restricted
 from provision import data_dir
 from provision.docker_engine import EngineOrigin, EnginePaths
+from provision.local_cluster.program import Program
 from provision.services.service import ServiceSpec
 
 if TYPE_CHECKING:
@@ -184,6 +185,10 @@ class LocalClusterConfig:
         ours = (CONTROL_PLANE_TAINT,) if self.control_plane and not self.schedulable else ()
         return tuple(dict.fromkeys((*self.taints, *ours)))
 
+    def arguments_file(self, service: str) -> Path:
+        """Where the master's or the agent's process reads its arguments."""
+        return self.data_dir / f"{service}.args"
+
     def log_path(self, service: str) -> Path:
         """Where a service's output goes."""
         return self.data_dir / "log" / f"{service}.log"
@@ -219,27 +224,33 @@ class LocalClusterConfig:
             env["KTOOL_RUNTIME"] = self.runtime_key
         return env
 
-    def master_spec(self, *, node_address: str) -> ServiceSpec:
+    def program(self, name: str, *, node_address: str = "") -> Program:
+        """The master or the agent."""
+        return self.master(node_address=node_address) if name == MASTER else self.agent(node_address=node_address)
+
+    def master(self, *, node_address: str) -> Program:
         """The master as a service."""
-        return ServiceSpec(
+        file = self.arguments_file(MASTER)
+        spec = ServiceSpec(
             name=MASTER,
             description="ktool master (store, API server, scheduler, controllers)",
-            argv=(
-                *(self.python, "-m", "control"),
-                *("--data-dir", str(self.data_dir)),
-                *("--bind-address", self.bind_address),
-                *("--port", str(self.api_port)),
-                *("--advertise-address", self.advertise_address or node_address),
-                *("--pod-cidr", self.pod_cidr),
-                *("--service-cidr", self.service_cidr),
-                *(word for name in self.tls_sans for word in ("--tls-san", name)),
-                *(self._etcd_options if self.store == ETCD else ()),
-            ),
+            argv=(self.python, "-m", "control", "--data-dir", str(self.data_dir), f"@{file}"),
             env=self._service_env,
-            after=(ETCD,) if self.store == ETCD else (),
+            after=(ETCD,),  # where it is there
             log_path=self.log_path(MASTER),
             stop_timeout=15,
+            succession=True,
         )
+        arguments = (
+            *("--bind-address", self.bind_address),
+            *("--port", str(self.api_port)),
+            *("--advertise-address", self.advertise_address or node_address),
+            *("--pod-cidr", self.pod_cidr),
+            *("--service-cidr", self.service_cidr),
+            *(word for name in self.tls_sans for word in ("--tls-san", name)),
+            *(self._etcd_options if self.store == ETCD else ()),
+        )
+        return Program(spec, file, arguments)
 
     @property
     def _etcd_options(self) -> tuple[str, ...]:
@@ -265,30 +276,32 @@ class LocalClusterConfig:
             stop_timeout=20,
         )
 
-    def agent_spec(self, *, node_address: str) -> ServiceSpec:
+    def agent(self, *, node_address: str) -> Program:
         """This machine's agent as a service."""
-        return ServiceSpec(
+        file = self.arguments_file(AGENT)
+        spec = ServiceSpec(
             name=AGENT,
             description="ktool agent (runtime, kubelet, proxy)",
-            argv=(
-                *(self.python, "-m", "agent"),
-                *("--data-dir", str(self.agent_dir)),
-                *("--join", str(self.join_file)),
-                *("--node-name", self.node_name),
-                *("--node-ip", node_address),
-                *("--runtime", "docker"),
-                *("--docker-socket", str(self.docker.socket)),
-                *("--cluster-cidr", self.pod_cidr),
-                *("--service-cidr", self.service_cidr),
-                *("--kubelet-port", str(self.kubelet_port)),
-                *(f"--label={key}={value}" for key, value in sorted(self.own_labels.items())),
-                *(f"--taint={taint}" for taint in self.all_taints),
-            ),
+            argv=(self.python, "-m", "agent", "--data-dir", str(self.agent_dir), f"@{file}"),
             env=self._service_env,
-            after=(MASTER,) if MASTER in self.roles else (),
+            after=(MASTER,),  # where it is there
             log_path=self.log_path(AGENT),
             stop_timeout=20,
+            succession=True,
         )
+        arguments = (
+            *("--join", str(self.join_file)),
+            *("--node-name", self.node_name),
+            *("--node-ip", node_address),
+            *("--runtime", "docker"),
+            *("--docker-socket", str(self.docker.socket)),
+            *("--cluster-cidr", self.pod_cidr),
+            *("--service-cidr", self.service_cidr),
+            *("--kubelet-port", str(self.kubelet_port)),
+            *(f"--label={key}={value}" for key, value in sorted(self.own_labels.items())),
+            *(f"--taint={taint}" for taint in self.all_taints),
+        )
+        return Program(spec, file, arguments)
 
     def agent_reset(self) -> list[str]:
         """The command that removes everything that the agent made: containers, networks, firewall rules, mounts."""

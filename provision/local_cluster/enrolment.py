@@ -233,9 +233,9 @@ async def _agent(
     began: float,
 ) -> None:
     async with step(progress, "agent", "Agent (runtime, kubelet, proxy, routes)") as doing:
-        spec = config.agent_spec(node_address=address)
+        program = config.agent(node_address=address)
         restart = must_restart(news, await asyncio.to_thread(supervisor.status, AGENT))
-        started = await asyncio.to_thread(steps.run_service, supervisor, spec, restart=restart)
+        started = await asyncio.to_thread(steps.run_service, supervisor, program, restart=restart)
         anew = started or news is not News.NONE
         patience = waiting.Patience(config, supervisor, AGENT)
         while membership(config, clock=SystemClock()) is None:

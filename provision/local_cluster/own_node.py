@@ -36,7 +36,7 @@ class OwnNode:
     ) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._spec = config.agent_spec(node_address=address)
+        self._agent = config.agent(node_address=address)
         self._progress = progress
         self._began = began
         self._restart = False
@@ -71,7 +71,7 @@ class OwnNode:
         config, supervisor = self._config, self._supervisor
         async with step(self._progress, AGENT, "Agent (runtime, kubelet, proxy, routes)") as doing:
             now = time.time()
-            started = await asyncio.to_thread(steps.run_service, supervisor, self._spec, restart=self._restart)
+            started = await asyncio.to_thread(steps.run_service, supervisor, self._agent, restart=self._restart)
             since = now if started else self._began or 0.0
             node = await waiting.for_node(config, supervisor, self._client, doing, since=since)
             labelled = await self._label(node)

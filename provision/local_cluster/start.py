@@ -90,7 +90,7 @@ def _check_roles(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> N
             wanted="a machine that is not part of a cluster",
             mend="take it out of that cluster first: ktool down",
         )
-    if AGENT not in config.roles and AGENT in supervisor.names():
+    if AGENT not in config.roles and AGENT in supervisor.names() and not steps.waits(supervisor, config.program(AGENT)):
         raise KtoolError(
             "this machine is a node already",
             found="a running agent",
@@ -158,8 +158,8 @@ async def _control_plane(
 
         await etcd.begin(config, supervisor, journal, address, progress)
     async with step(progress, MASTER, "Master (store, API server, scheduler, controllers)") as doing:
-        spec = config.master_spec(node_address=address)
-        doing.changed = await asyncio.to_thread(steps.run_service, supervisor, spec)
+        master = config.master(node_address=address)
+        doing.changed = await asyncio.to_thread(steps.run_service, supervisor, master)
         api.started.set()
         await asyncio.sleep(0)  # whoever waits for that goes first
         from provision.local_cluster import waiting
@@ -170,8 +170,8 @@ async def _control_plane(
 
 def _start_new_agent(config: LocalClusterConfig, supervisor: ServiceSupervisor, address: str) -> float | None:
     """Start an agent that will wait for its join file; when it was started (epoch seconds), None if it was not."""
-    if config.join_file.exists() or supervisor.status(AGENT).running:
+    agent = config.agent(node_address=address)
+    if config.join_file.exists() or (agent.told and supervisor.status(AGENT).running):
         return None
     began = time.time()
-    steps.run_service(supervisor, config.agent_spec(node_address=address))
-    return began
+    return began if steps.run_service(supervisor, agent) else None

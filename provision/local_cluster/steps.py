@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kube.errors import KtoolError
+from kube.late_arguments import waiting_file
 from provision import data_dir, docker_engine, machine, preflight, processes, sysctl
 from provision.docker_engine import Engine
 from provision.journal import ChangeKind, Journal
 from provision.local_cluster.config import AGENT, ETCD, MASTER, POD_BRIDGES, SQLITE, SYSCTLS, LocalClusterConfig
+from provision.local_cluster.program import Program
 from provision.progress import Progress, Step, step
 from provision.services.service import ServiceSpec, ServiceSupervisor
 
@@ -116,8 +118,12 @@ def _prepare(config: LocalClusterConfig, supervisor: ServiceSupervisor, journal:
     settings = SYSCTLS if AGENT in config.roles else {}
     changed = [name for name, value in settings.items() if sysctl.ensure(journal, name, value)]
     orphans = supervisor.recover()
-    doing.changed = not known or bool(changed) or bool(orphans)
+    ahead = [name for name in (MASTER, AGENT) if name not in config.roles and waits(supervisor, config.program(name))]
+    for name in ahead:
+        supervisor.remove(name)
+    doing.changed = not known or bool(changed) or bool(orphans) or bool(ahead)
     done = [f"set {', '.join(changed)}"] if changed else []
+    done += [f"removed what was started ahead: {', '.join(ahead)}"] if ahead else []
     done += [f"{supervisor.name} was gone, {', '.join(orphans)} will be started anew"] if orphans else []
     doing.result = "; ".join([str(config.data_dir), *done])
 
@@ -143,19 +149,38 @@ async def start_engine(
         return engine
 
 
-def run_service(supervisor: ServiceSupervisor, spec: ServiceSpec, *, restart: bool = False) -> bool:
-    """Have the service running as `spec` says; True if it had to be started."""
+def run_service(supervisor: ServiceSupervisor, service: ServiceSpec | Program, *, restart: bool = False) -> bool:
+    """Have the service running as wanted; True if it had to be started. A program that was started ahead of its
+    arguments goes on with them: that counts, and it is not started anew."""
+    spec, program = (service.spec, service) if isinstance(service, Program) else (service, None)
     running = supervisor.status(spec.name).running
-    if running and (restart or supervisor.differs(spec)):
+    waits = running and program is not None and not program.told
+    differs = supervisor.differs(spec) or (program is not None and program.differs())
+    if running and (differs or (restart and not waits)):
         # Before its settings change: a run that ends in between would leave a process of the old ones beside the new
         # ones, and the next run take it for theirs.
         supervisor.stop(spec.name)
-        running = False
+        running = waits = False
+    if program is not None:
+        program.tell()
     supervisor.install(spec)
     if running:
-        return False
+        return waits
     supervisor.start(spec.name)
     return True
+
+
+def start_ahead(supervisor: ServiceSupervisor, program: Program) -> None:
+    """Have the program's process running, which waits for its arguments unless it has them."""
+    if not supervisor.status(program.spec.name).running:
+        waiting_file(program.arguments_file).unlink(missing_ok=True)  # of one that was killed
+    supervisor.install(program.spec)
+    supervisor.start(program.spec.name)
+
+
+def waits(supervisor: ServiceSupervisor, program: Program) -> bool:
+    """Whether the service is one that was started ahead, and that nobody has told anything."""
+    return program.spec.name in supervisor.names() and not program.told and not supervisor.differs(program.spec)
 
 
 @contextmanager

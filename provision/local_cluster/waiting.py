@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
 from kube import kubeconfig, objects, times
@@ -22,6 +22,9 @@ POLL_SECONDS = 0.05
 # processor: after each look, it is left alone for this many times as long (at most two seconds).
 POLL_REST = 8
 POLL_MOST_SECONDS = 2.0
+# How long a watch lasts, and the pause before the next.
+WATCH_SECONDS = 30
+WATCH_AGAIN_SECONDS = 0.2
 # The supervisor, which takes longest to ask, is asked when the service's process has gone, and this often besides.
 FIRST_ASK_SECONDS = 1.0
 ASK_SECONDS = 5.0
@@ -79,30 +82,63 @@ async def for_node(
 ) -> core_v1.Node:
     """Wait until this machine's node is Ready, by what it said after `since` (epoch seconds)."""
     patience = Patience(config, supervisor, AGENT)
+    seen = _NodeWatch(client, config.node_name)
+    following = asyncio.create_task(seen.follow(), name="node")
     last = ""
-    while True:
-        node, found = await _look(client, config.node_name)
-        if not found:
-            ready, found = readiness(node, since=since)
-            if ready and node is not None:
-                return node
-        if found != last:
-            doing.detail(found)
-            last = found
-        await patience.wait(found)
-
-
-async def _look(client: Client, name: str) -> tuple[core_v1.Node | None, str]:
-    """(the Node, why it cannot be seen at the moment)."""
     try:
-        return await find_node(client, name), ""
-    except ApiError as error:
-        if error.code not in (429, *range(500, 600)):
-            raise
-        # A master that has just started, one whose etcd elects a leader, a load balancer without a master.
-        return None, f"the API server cannot answer: {error.message}"
-    except (ConnectionError, TimeoutError) as error:
-        return None, f"the API server cannot be reached: {error}"
+        while True:
+            seen.changed.clear()
+            ready, found = readiness(seen.node, since=since) if not seen.problem else (False, seen.problem)
+            if ready and seen.node is not None:
+                return seen.node
+            if found != last:
+                doing.detail(found)
+                last = found
+            await patience.wait(found, changed=seen.changed)
+            if following.done():
+                following.result()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+class _NodeWatch:
+    """The Node as the API server tells of each change of it: to ask again and again takes the processor from those who
+    are waited for. `node` is None until it has registered, `problem` why it cannot be seen at the moment."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self.node: core_v1.Node | None = None
+        self.problem = ""
+        self.changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Keep `node` as it is, until cancelled. ApiError where the API server refuses."""
+        while True:
+            try:
+                await self._watch()
+            except ApiError as error:
+                if error.code not in (410, 429, *range(500, 600)):
+                    raise
+                # A master that has just started, one whose etcd elects a leader, a load balancer without a master.
+                self.problem = f"the API server cannot answer: {error.message}"
+            except (ConnectionError, TimeoutError) as error:
+                self.problem = f"the API server cannot be reached: {error}"
+            finally:
+                self.changed.set()
+            await asyncio.sleep(WATCH_AGAIN_SECONDS)
+
+    async def _watch(self) -> None:
+        events = self._client.watch(
+            core_v1.Node, field_selector=f"metadata.name={self._name}", timeout_seconds=WATCH_SECONDS
+        )
+        async with aclosing(events):
+            async for event in events:
+                self.problem = ""
+                if event.type != "BOOKMARK":
+                    self.node = None if event.type == "DELETED" else event.object
+                self.changed.set()
 
 
 async def find_node(client: Client, name: str) -> core_v1.Node | None:
@@ -142,9 +178,9 @@ class Patience:
         self._pid: int | None = None
         self._ask_at = time.monotonic() + FIRST_ASK_SECONDS
 
-    async def wait(self, found: str) -> None:
-        """Wait a moment; KtoolError if the service dies again and again, or the time is up. `found` is what the caller
-        has just seen instead of what is waited for."""
+    async def wait(self, found: str, *, changed: asyncio.Event | None = None) -> None:
+        """Wait a moment, or for `changed`; KtoolError if the service dies again and again, or the time is up. `found`
+        is what the caller has just seen instead of what is waited for."""
         restarts = 0
         gone = self._pid is not None and not _exists(self._pid)
         if gone or time.monotonic() >= min(self._ask_at, self._deadline):
@@ -153,7 +189,11 @@ class Patience:
             self._ask_at = time.monotonic() + ASK_SECONDS
         now = time.monotonic()
         if restarts < RESTARTS_TO_GIVE_UP and now < self._deadline:
-            await asyncio.sleep(min(POLL_MOST_SECONDS, max(POLL_SECONDS, POLL_REST * (now - self._looked_from))))
+            if changed is None:
+                await asyncio.sleep(min(POLL_MOST_SECONDS, max(POLL_SECONDS, POLL_REST * (now - self._looked_from))))
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), POLL_MOST_SECONDS)
             self._looked_from = time.monotonic()
             return
         config, log = self._config, self._config.log_path(self._service)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from provision.bundle.contents import CURRENT, STANDBY
 from provision.machine_image.purpose import Purpose
 
 # The line in which a machine tells its public host key on its console: whoever made it can pin the key, without
@@ -185,12 +186,13 @@ esac
 """
 
 # The word that tells it in the kernel's arguments, and what it says on its console once its memory can be kept.
+# Its value says what the machines will be: `master`, `agent`, both with a comma, or nothing.
 WARM_ARGUMENT = "ktool.warm"
 WARM_MARK = "ktool-warm: ready"
 # How the disk begins that tells a woken machine who it is: lines of tmpfiles.d(5), and zeros after them.
 IDENTITY_MARK = "# ktool-machine"
-# The interpreter of ktool's node runtime, in images that it was laid over.
-NODE_PYTHON = "/opt/ktool/current/bin/python"
+# ktool's node runtime, in images that it was laid over.
+NODE_RUNTIME = f"{CURRENT}/bin"
 # Where these lines put the hardware address; the one that the memory was kept with is another's.
 MAC_FILE = "run/ktool-machine/mac"
 
@@ -218,9 +220,19 @@ if [ "$1" = wake ]; then
     systemctl restart systemd-journald.service || true
     exit
 fi
-# What a node loads later is read from the disk once for all of them.
-if [ -x {NODE_PYTHON} ]; then
-    for module in ktool.commands.up control.master agent.node_agent; do {NODE_PYTHON} -c "import $module"; done
+# What a node loads at its start is loaded once for all of them: its programs wait for what they are told.
+roles=$(tr ' ' '\\n' </proc/cmdline | sed -n 's/^{WARM_ARGUMENT}=//p')
+if [ -n "$roles" ] && [ -x {NODE_RUNTIME}/ktool ]; then
+    socket={STANDBY}/$(basename "$(readlink -f {NODE_RUNTIME}/..)")
+    systemd-run --quiet --collect --unit=ktool-standby --property=KillMode=process \
+        {NODE_RUNTIME}/python -m ktool.standby "$socket"
+    case $roles in
+    master,agent) {NODE_RUNTIME}/python -m ktool preload --control-plane ;;
+    master) {NODE_RUNTIME}/python -m ktool preload --control-plane --no-agent ;;
+    *) {NODE_RUNTIME}/python -m ktool preload ;;
+    esac
+    tries=0
+    until [ -S "$socket" ] || [ $tries -ge 600 ]; do sleep 0.1; tries=$((tries + 1)); done
 fi
 # What must not be the same in two machines. One that starts from the disk without the memory makes these by itself.
 systemctl stop ssh.service ktool-network.service

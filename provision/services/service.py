@@ -40,7 +40,8 @@ class ServiceSpec:
     `log_path`; `stop_timeout` is how many seconds the process gets between SIGTERM and SIGKILL. `pid_files` are where
     it notes processes of its own that end with it; it may wait in vain for one that has ended and that nobody has
     reaped, so a supervisor on a machine whose pid 1 is slow at that removes such notes before a start. `autostart`
-    starts it with the machine, where the supervisor itself starts with that (systemd).
+    starts it with the machine, where the supervisor itself starts with that (systemd). `succession` lets the process
+    name another one that goes on in its place (sd_notify(3): MAINPID), where the supervisor can be told.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ServiceSpec:
     pid_files: tuple[Path, ...] = ()
     limits: Limits = Limits()
     autostart: bool = True
+    succession: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,7 @@ def unit_text(spec: ServiceSpec, *, prefix: str, data_dir: Path) -> str:
         "RestartSec=500ms",
         f"TimeoutStopSec={spec.stop_timeout:g}",
         "KillMode=process",
+        *(["NotifyAccess=main"] if spec.succession else []),
         "Delegate=yes",
         *limits,
         "",

@@ -43,6 +43,8 @@ class Worker:
         self._ip("link", "set", "lan-worker", "master", "lan", "up")
         for words in ("link set lo up", f"addr add {WORKER_ADDRESS}/24 dev eth0", "link set eth0 up"):
             self._ip("-n", self.name, *words.split())
+        # Both ends are up now; the kernel notices a little later.
+        eventually(lambda: "state UP" in self.say("ip", "-o", "link", "show", "eth0"))
         self.before = self.state()
 
     def _ip(self, *arguments: str) -> None:
@@ -217,6 +219,20 @@ def test_what_is_wrong_with_an_invitation_is_told_before_anything_is_changed(
     assert report["error"]["found"]
     assert report["changed"] is False
     assert not (worker.root / "data").exists()
+    assert worker.state() == worker.before
+
+
+def test_what_was_loaded_ahead_is_taken_over_or_removed(worker: Worker) -> None:
+    worker.ktool("preload", "--control-plane", "--supervisor", "supervisord")
+    loaded = worker.services.status("agent").pid
+    assert worker.services.status("master").running
+    refused = worker.ktool("preload", "--no-agent", check=False)
+    assert (refused.returncode, "found neither agent nor master" in refused.stderr) == (2, True)
+    report = worker.join("--prepare", *NODE_OPTIONS)
+    assert "master" not in worker.services.names()
+    assert worker.services.status("agent").pid == loaded
+    assert [step["step"] for step in report["steps"] if step["phase"] == "done"] == ["state", "docker", "agent"]
+    assert worker.down()["remaining"] == []
     assert worker.state() == worker.before
 
 

@@ -126,3 +126,23 @@ def test_down_keep_data_then_up_brings_the_same_objects_back(no_cluster: Cluster
     assert not (cluster.docker_root / "data").exists()
     assert not cluster.left_over(), "\n".join(cluster.left_over())
     assert "There was nothing to remove." in cluster.down().stdout
+
+
+def test_programs_that_were_loaded_ahead_go_on(no_cluster: Cluster) -> None:
+    cluster = no_cluster
+    told = cluster.ktool("preload", "--control-plane", "--supervisor", "supervisord")
+    assert "Loaded; waiting" in told.stdout
+    loaded = {name: cluster.pid(name) for name in ("master", "agent")}
+    assert not cluster.kubeconfig.exists()
+
+    cluster.up()
+    assert {name: cluster.pid(name) for name in loaded} == loaded
+    assert cluster.core.list_node().items[0].status.node_info.kubelet_version
+    told = cluster.ktool("preload", "--control-plane", "--supervisor", "supervisord")
+    assert {name: cluster.pid(name) for name in loaded} == loaded, "who has work to do is left alone"
+    assert [line for line in cluster.up().stderr.splitlines() if line and not line.startswith("·")] == []
+
+    cluster.up("--api-port", "7443")
+    assert cluster.pid("master") != loaded["master"], "told otherwise, it is started anew"
+    cluster.down()
+    assert not cluster.left_over(), "\n".join(cluster.left_over())

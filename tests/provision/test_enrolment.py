@@ -93,14 +93,14 @@ def test_labels_and_taints_become_the_agents_or_the_administrators(config: Local
         control_plane=True,
         tls_sans=("lb.example", "192.0.2.50"),
     )
-    argv = both.agent_spec(node_address="192.0.2.1").argv
-    assert [word for word in argv if word.startswith(("--label", "--taint"))] == [
+    arguments = both.agent(node_address="192.0.2.1").arguments
+    assert [word for word in arguments if word.startswith(("--label", "--taint"))] == [
         "--label=disk=ssd",
         "--taint=x=y:NoExecute",
         f"--taint={control_plane}:NoSchedule",
     ]
     assert both.restricted_labels == {control_plane: "", "node-role.kubernetes.io/db": ""}
-    master = " ".join(both.master_spec(node_address="192.0.2.1").argv)
+    master = " ".join(both.master(node_address="192.0.2.1").arguments)
     assert "--advertise-address 192.0.2.1 " in master
     assert master.endswith("--tls-san lb.example --tls-san 192.0.2.50")
     assert replace(both, taints=(), schedulable=True).all_taints == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from kube import status
+from kube import status, times
+from kube.client import WatchEvent
 from kube.errors import KtoolError
 from kube.models import core_v1, meta_v1
 from kube.status import ApiError
@@ -68,35 +71,64 @@ async def test_waiting_ends(tmp_path: Path) -> None:
     assert caught.value.found.startswith("not yet")
 
 
-class Answers:
-    """A client whose server says one thing after the other."""
+class Watched:
+    """A client whose server says one thing after the other to those who watch, and nothing more then."""
 
     def __init__(self, *answers: core_v1.Node | Exception) -> None:
         self.answers = [*answers]
 
-    async def get(self, kind: type[Any], name: str) -> core_v1.Node:
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def watch(self, kind: type[Any], *, field_selector: str, timeout_seconds: int) -> AsyncIterator[Any]:
+        assert (kind, field_selector) == (core_v1.Node, "metadata.name=one")
+        assert timeout_seconds
+        while self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            yield WatchEvent("ADDED", answer)
+        await asyncio.sleep(60)
 
 
-async def test_an_api_server_that_cannot_answer_for_now_is_waited_for(tmp_path: Path) -> None:
-    supervisor = Supervisor(ServiceStatus(AGENT, running=True, pid=os.getpid()))
-    ready = core_v1.NodeCondition(type="Ready", status="True")
-    node = core_v1.Node(metadata=meta_v1.ObjectMeta(name="one"), status=core_v1.NodeStatus(conditions=[ready]))
-    config = LocalClusterConfig(data_dir=tmp_path, ready_timeout=5)
-    said: list[str] = []
+def node(*, ready: str, heartbeat: str = "") -> core_v1.Node:
+    condition = core_v1.NodeCondition(
+        type="Ready", status=ready, message="no network", lastHeartbeatTime=heartbeat or None
+    )
+    return core_v1.Node(metadata=meta_v1.ObjectMeta(name="one"), status=core_v1.NodeStatus(conditions=[condition]))
 
-    def wait(client: Answers) -> Any:
-        doing = SimpleNamespace(detail=said.append)
-        return waiting.for_node(config, cast("Any", supervisor), cast("Any", client), cast("Any", doing), since=0.0)
 
-    client = Answers(status.service_unavailable("not read yet"), status.internal_error("no leader"), node)
-    assert await wait(client) is node
-    assert said == [
-        "the API server cannot answer: not read yet",
-        "the API server cannot answer: Internal error occurred: no leader",
-    ]
+class Wait:
+    """Waits for the node of `one`; `said` is what people are told meanwhile."""
+
+    def __init__(self, folder: Path, *, seconds: float = 5.0) -> None:
+        self.config = LocalClusterConfig(data_dir=folder, node_name="one", ready_timeout=seconds)
+        self.supervisor = Supervisor(ServiceStatus(AGENT, running=True, pid=os.getpid()))
+        self.said: list[str] = []
+
+    async def __call__(self, *answers: core_v1.Node | Exception, since: float = 0.0) -> core_v1.Node:
+        doing = SimpleNamespace(detail=self.said.append)
+        supervisor = cast("Any", self.supervisor)
+        return await waiting.for_node(
+            self.config, supervisor, cast("Any", Watched(*answers)), cast("Any", doing), since=since
+        )
+
+
+async def test_an_api_server_that_cannot_answer_for_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "WATCH_AGAIN_SECONDS", 0.001)
+    wait, ready = Wait(tmp_path), node(ready="True")
+    answers = [status.service_unavailable("not read yet"), ConnectionError("refused"), node(ready="False"), ready]
+    assert await wait(*answers) is ready
+    assert wait.said[0] == "the node has not registered yet"
+    assert "the API server cannot answer: not read yet" in wait.said
+    assert "the API server cannot be reached: refused" in wait.said
     with pytest.raises(ApiError, match="forbidden"):
-        await wait(Answers(status.forbidden("nodes", "one", "no")))
+        await wait(status.forbidden("nodes", "one", "no"))
+
+
+async def test_what_a_node_said_before_does_not_count(tmp_path: Path) -> None:
+    old, new = (node(ready="True", heartbeat=f"2026-01-01T00:0{minute}:00Z") for minute in (1, 3))
+    since = times.parse("2026-01-01T00:02:00Z")
+    assert await Wait(tmp_path)(old, new, since=since) is new
+    with pytest.raises(KtoolError, match="the agent does not become ready") as caught:
+        await Wait(tmp_path, seconds=0.1)(old, since=since)
+    assert caught.value.found.startswith("the node has not reported since its agent was started")

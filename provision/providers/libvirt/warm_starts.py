@@ -45,19 +45,22 @@ from provision.providers.provider import Report
 
 GIB = 1024**3
 # To be raised with every change here that makes another memory of the same image.
-FORMAT = 1
+FORMAT = 2
 # A machine alone starts in half a minute.
 START_SECONDS = 300.0
 _POLL_SECONDS = 0.2
 _MAC = "52:54:00:00:00:01"
+# With other settings the programs would be others.
+_USUAL = {"ktool_supervisor": "auto", "ktool_data_dir": "/var/lib/ktool"}
 
 
 def settings_for(machine: Machine, *, arch: str, mode: NetworkMode) -> DomainSettings:
     """The definition of the machine whose memory is kept for such machines; without paths, which differ each time.
 
-    What decides how the memory looks is in here: size, processors, devices and their order.
+    What decides how the memory looks is in here: size, processors, devices and their order, programs.
     """
     serial = "ttyS0" if arch == "x86_64" else "ttyAMA0"
+    loaded = f"{WARM_ARGUMENT}={programs(machine)}"
     return DomainSettings(
         name="ktool-warm",
         uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "urn:ktool:warm")),
@@ -75,11 +78,18 @@ def settings_for(machine: Machine, *, arch: str, mode: NetworkMode) -> DomainSet
         console="console",
         kernel="kernel",
         initrd="initrd",
-        kernel_arguments=f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} console={serial} {WARM_ARGUMENT}",
+        kernel_arguments=f"{KERNEL_ARGUMENTS} {EMULATED_ARGUMENTS} console={serial} {loaded}",
         seed="identity",
         unplugged=mode is not NetworkMode.USER,
         forwarded_port=1 if mode is NetworkMode.USER else 0,
     )
+
+
+def programs(machine: Machine) -> str:
+    """What of ktool's is loaded in the memory of such machines, as it will be run there."""
+    if any(machine.variables.get(name, usual) != usual for name, usual in _USUAL.items()):
+        return ""
+    return ",".join([*(["master"] if machine.is_master else []), *(["agent"] if machine.runs_agent else [])])
 
 
 def key_for(settings: DomainSettings, image: VirtualImage, *, disk_gib: int, version: str) -> str:
@@ -97,7 +107,7 @@ class WarmStarts:
         self._cache = cache
         self._mode = mode
         self._lock = threading.Lock()
-        self._disks: dict[tuple[str, int, int, int], Path | None] = {}
+        self._disks: dict[tuple[str, int, int, int, str], Path | None] = {}
 
     def disk(self, machine: Machine, image: VirtualImage, report: Report, *, kind: str, arch: str) -> Path | None:
         """The disk with the memory that a new machine starts from: made at the first call (about the time of a start),
@@ -107,7 +117,7 @@ class WarmStarts:
         """
         if kind != EMULATED or image.boot is None or not machine.warm_start or not self._connection.place.is_local:
             return None
-        shape = (image.key, machine.memory_mib, machine.cpus, machine.disk_gib)
+        shape = (image.key, machine.memory_mib, machine.cpus, machine.disk_gib, programs(machine))
         with self._lock:
             if shape not in self._disks:
                 self._disks[shape] = None
@@ -132,7 +142,7 @@ class WarmStarts:
         need = machine.memory_mib * MIB + GIB
         made = entry(self._cache, "warm-starts", key, make=make, need=need, report=report) / "disk.qcow2"
         # In place of the one that such machines had of an older image.
-        size = f"{machine.memory_mib} {machine.cpus} {machine.disk_gib}"
+        size = f"{machine.memory_mib} {machine.cpus} {machine.disk_gib} {programs(machine)}"
         uses.note(self._cache, self._lab, f"memory {label(machine.image)} {size}", [made])
         return made
 

@@ -155,17 +155,29 @@ def test_ktool_on_the_machine(tmp_path: Path) -> None:
     )
     script = "import time; time.sleep(60)"
     (tmp_path / "control.py").write_text(script)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "control", "--data-dir", str(state)], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}
-    )
+    (tmp_path / "agent.py").write_text(script)
+    (state / "master.args").touch()
+    # The agent was started ahead, and waits for a file: it is no agent yet.
+    lines = [("control", state, "master.args"), ("agent", state / "agent", "agent.args")]
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, "--data-dir", str(folder), f"@{state / file}"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path)},
+        )
+        for module, folder, file in lines
+    ]
+    running = programs[0]
     try:
         deadline = time.monotonic() + 5
-        while "control" not in Path(f"/proc/{running.pid}/cmdline").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        for module, one in zip(("control", "agent"), programs, strict=True):
+            while module not in Path(f"/proc/{one.pid}/cmdline").read_text() and time.monotonic() < deadline:
+                time.sleep(0.01)
         done = subprocess.run([sys.executable, "-IS", "-"], input=source, capture_output=True, text=True, check=True)
     finally:
-        running.kill()
-        running.wait()
+        for one in programs:
+            one.kill()
+            one.wait()
     assert "0123456789abcdef" not in done.stdout
     facts = understood(done.stdout)
     assert facts.services["master"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kube.errors import KtoolError
-from provision.inventory.lab import Machine, NetworkMode
+from provision.inventory.lab import Machine, NetworkMode, Role
 from provision.lab import images_ahead
 from provision.machine_image import uses
 from provision.machine_image.guest_files import IDENTITY_MARK, WARM_ARGUMENT
@@ -23,7 +23,14 @@ from provision.providers.libvirt.connection import Connection
 from provision.providers.libvirt.definitions import domain_xml
 from provision.providers.libvirt.seed import IDENTITY_BYTES, identity_disk
 from provision.providers.libvirt.snapshots import WARM, take
-from provision.providers.libvirt.warm_starts import WarmStarts, key_for, owned_as_before, settings_for, snapshot_xml
+from provision.providers.libvirt.warm_starts import (
+    WarmStarts,
+    key_for,
+    owned_as_before,
+    programs,
+    settings_for,
+    snapshot_xml,
+)
 from tests.provision.libvirt.labs import lab, machine
 
 KEY = "ssh-ed25519 AAAA"
@@ -56,6 +63,9 @@ def test_machines_that_share_a_memory(same: dict[str, Any]) -> None:
         {"one": machine("m1", memory_mib=2048)},
         {"one": machine("m1", cpus=1)},
         {"one": machine("m1", disk_gib=20)},
+        {"one": machine("m1", roles=frozenset({Role.MASTER}))},
+        {"one": machine("m1", runs_agent=False)},
+        {"one": machine("m1", variables={"ktool_supervisor": "supervisord"})},
         {"mode": NetworkMode.USER},
         {"image": replace(IMAGE, key="4567")},
         {"version": "8 9"},
@@ -67,12 +77,27 @@ def test_machines_that_need_one_of_their_own(other: dict[str, Any]) -> None:
 
 def test_the_machine_whose_memory_is_kept() -> None:
     root = ET.fromstring(domain_xml(settings_for(machine("m1"), arch="x86_64", mode=NetworkMode.NAT)))
-    assert WARM_ARGUMENT in root.findtext("os/cmdline", "").split()
+    assert f"{WARM_ARGUMENT}=agent" in root.findtext("os/cmdline", "").split()
     assert root.find("sysinfo") is None, "it is nobody in particular"
     assert [disk.get("dev") for disk in root.findall("devices/disk/target")] == ["vda", "vdb"]
     interface = root.find("devices/interface")
     assert interface is not None
     assert (interface.get("type"), interface.find("source")) == ("ethernet", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "loaded"),
+    [
+        ({}, "agent"),
+        ({"roles": frozenset({Role.MASTER})}, "master,agent"),
+        ({"roles": frozenset({Role.MASTER}), "runs_agent": False}, "master"),
+        ({"roles": frozenset({Role.LOAD_BALANCER}), "runs_agent": False}, ""),
+        ({"variables": {"ktool_supervisor": "auto"}}, "agent"),
+        ({"variables": {"ktool_supervisor": "supervisord"}}, ""),
+    ],
+)
+def test_what_is_loaded_in_a_memory(fields: dict[str, Any], loaded: str) -> None:
+    assert programs(machine("m1", **fields)) == loaded
 
 
 def test_a_snapshot_tells_which_disk_holds_the_memory() -> None:

@@ -1,0 +1,151 @@
+"""Commands in a process that has ktool loaded, called as a node runtime calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import ktool
+from ktool import standby
+from provision.bundle.archive import ArchiveRole, Manifest
+from provision.bundle.runtime import command_script
+
+CLIENT = Path(ktool.__file__).with_name("standby_client.py")
+SECONDS = 60
+
+
+def until(what: Callable[[], Any]) -> None:
+    end = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.02)
+
+
+@dataclass
+class Standby:
+    """The process, and its socket."""
+
+    process: subprocess.Popen[bytes]
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standby]:
+    path = tmp_path_factory.mktemp("standby") / "run" / "KEY"
+    process = subprocess.Popen([sys.executable, "-m", "ktool.standby", str(path)])
+    try:
+        until(lambda: path.exists() or process.poll() is not None)
+        yield Standby(process, path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def by_standby(path: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-I", "-S", str(CLIENT), str(path), sys.executable, *arguments]
+
+
+def run(argv: list[str], *, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "KUBECONFIG": ""}
+    return subprocess.run(
+        argv, input=stdin, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def test_only_root_may_connect(there: Standby) -> None:
+    assert there.path.stat().st_mode & 0o777 == 0o700
+    assert there.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status"),
+    [
+        (["version", "--client"], "", 0),
+        (["up", "--no-such"], "", 2),
+        # of the caller's folder
+        (["--data-dir", "below", "kubeconfig"], "", 1),
+        # of the caller's standard input
+        (["join", "-"], "{no join file", 1),
+    ],
+)
+def test_a_command_does_the_same_as_by_itself(
+    there: Standby, tmp_path: Path, arguments: list[str], stdin: str, status: int
+) -> None:
+    alone = run([sys.executable, "-m", "ktool", *arguments], stdin=stdin, folder=tmp_path)
+    done = run(by_standby(there.path, *arguments), stdin=stdin, folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+    assert done.returncode == status
+
+
+def test_a_command_is_interrupted(there: Standby) -> None:
+    server = psutil.Process(there.process.pid)
+    # It waits for the rest of its standard input.
+    process = subprocess.Popen(by_standby(there.path, "join", "-"), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until(lambda: [child for child in server.children() if child.status() == psutil.STATUS_SLEEPING])
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 1, said
+        until(lambda: not server.children())
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("leftover", [True, False])
+def test_where_nobody_stands_by_it_runs_by_itself(tmp_path: Path, leftover: bool) -> None:
+    path = tmp_path / "KEY"
+    if leftover:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
+            gone.bind(str(path))
+    assert run(by_standby(path, "version", "--client")).stdout.startswith("ktool")
+
+
+def test_it_ends_some_time_after_its_first_command(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "KEY"
+    script = (
+        "import sys; from pathlib import Path; from ktool import standby\n"
+        "standby.SERVES_SECONDS = 1; standby.main(Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+    try:
+        until(path.exists)
+        time.sleep(1.5)
+        assert process.poll() is None, "until the first it waits as long as it takes"
+        assert run(by_standby(path, "--help")).returncode == 0
+        assert process.wait(SECONDS) == 0
+        assert not path.exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_machine_needs_on_its_way_into_a_cluster_is_loaded() -> None:
+    script = (
+        "import importlib, json, sys\n"
+        f"for name in {standby.MODULES!r}: importlib.import_module(name)\n"
+        "print(json.dumps([*sys.modules]))"
+    )
+    loaded = json.loads(run([sys.executable, "-c", script]).stdout)
+    assert {"aiohttp", "cryptography.x509", "provision.local_cluster.waiting", "ktool.commands.token"} <= {*loaded}
+
+
+def test_a_runtimes_command_asks_its_own_process_only() -> None:
+    manifest = Manifest(key="0123", role=ArchiveRole.AGENT, version="1", python_tag="cp311", arch="x86_64")
+    text = command_script(manifest)
+    assert "/run/ktool-standby/0123 " in text
+    assert "/opt/ktool/current/lib/python3.11/site-packages/ktool/standby_client.py " in text
+    assert run(["sh", "-n"], stdin=text).returncode == 0
