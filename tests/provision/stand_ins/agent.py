@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kube import join
 
-parser = argparse.ArgumentParser()
+parser = argparse.ArgumentParser(fromfile_prefix_chars="@")
 parser.add_argument("verb", nargs="?", default="run")
 parser.add_argument("--data-dir", type=Path, required=True)
 parser.add_argument("--join", type=Path)

@@ -17,7 +17,7 @@ from kube import kubeconfig, pki
 from kube.clock import SystemClock
 from kube.files import write_atomic
 
-parser = argparse.ArgumentParser()
+parser = argparse.ArgumentParser(fromfile_prefix_chars="@")
 for flag in ("data-dir", "bind-address", "port", "advertise-address", "pod-cidr", "service-cidr"):
     parser.add_argument(f"--{flag}", required=True)
 parser.add_argument("--tls-san", action="append", default=[])
@@ -56,7 +56,24 @@ async def patch(request: web.Request) -> web.Response:
     return web.json_response(objects[request.path])
 
 
-async def get(request: web.Request) -> web.Response:
+async def watch(request: web.Request) -> web.StreamResponse:
+    """Each state of the one object that the field selector names."""
+    path = f"{request.path}/{request.query['fieldSelector'].removeprefix('metadata.name=')}"
+    response = web.StreamResponse()
+    await response.prepare(request)
+    known: object = None
+    for _ in range(20 * int(request.query["timeoutSeconds"])):
+        if (found := objects.get(path)) is not None and found != known:
+            event = {"type": "ADDED" if known is None else "MODIFIED", "object": found}
+            await response.write(json.dumps(event).encode() + b"\n")
+            known = json.loads(json.dumps(found))
+        await asyncio.sleep(0.05)
+    return response
+
+
+async def get(request: web.Request) -> web.StreamResponse:
+    if "watch" in request.query:
+        return await watch(request)
     found = objects.get(request.path)
     if found is None:
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
@@ -81,4 +98,12 @@ app.router.add_get("/readyz", readyz)
 app.router.add_post("/{tail:.*}", create)
 app.router.add_patch("/{tail:.*}", patch)
 app.router.add_get("/{tail:.*}", get)
-web.run_app(app, host="127.0.0.1", port=int(args.port), print=None, loop=asyncio.new_event_loop())
+web.run_app(
+    app,
+    host="127.0.0.1",
+    port=int(args.port),
+    print=None,
+    loop=asyncio.new_event_loop(),
+    handler_cancellation=True,
+    shutdown_timeout=0.1,
+)
