@@ -312,16 +312,22 @@ class _Creation:
             self._open.problems[machine.name] = error
 
     async def _make(self, machine: Machine, found: Found, result: MachineResult) -> None:
-        if found.state is MachineState.RUNNING:
+        runs = found.state is MachineState.RUNNING
+        if runs:
             for difference in found.differences:
                 with doing(self._progress, None, machine.name, LabStep.CREATE) as step:
                     step.warning(f"differs from the inventory: {difference}")
                     step.unchanged("runs")
-            return
+            # One that runs may have been left half made by a run that was killed.
+            if (machine.name, LabStep.CREATE) not in {(left.machine, left.step) for left in self._journal.open_steps}:
+                return
         with doing(self._progress, self._journal, machine.name, LabStep.CREATE) as step:
             provider = self._open.provider(machine)
             step.changed = await asyncio.to_thread(provider.create, machine, step.report)
-            step.result = "made and started" if found.state is not MachineState.STOPPED else "started"
+            if runs:
+                step.result = "finished what was half made" if step.changed else "runs"
+            else:
+                step.result = "made and started" if found.state is not MachineState.STOPPED else "started"
             if step.changed:
                 result.did.append(step.result)
 

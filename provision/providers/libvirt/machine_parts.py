@@ -38,6 +38,11 @@ class MachineParts:
         """Whether the machine has a disk."""
         return self._storage.volume(volume_names.disk(machine.name)) is not None
 
+    def own_disk(self, machine: Machine) -> str:
+        """The path of the machine's disk if this process could have put it there itself; else empty."""
+        disk = self._storage.volume(volume_names.disk(machine.name)) if self._storage.takes_copies() else None
+        return disk.path if disk is not None else ""
+
     def have_disk(
         self, machine: Machine, image: VirtualImage, report: Report, *, running: bool, warm: Path | None = None
     ) -> bool:

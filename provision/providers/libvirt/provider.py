@@ -152,8 +152,8 @@ class LibvirtProvider:
                 domain = self._connection.handle.defineXML(domain_xml(settings))
             changed = True
         with doing(f"the machine {machine.name} cannot be started"):
-            if before is not None:
-                warm_starts.forget(domain)
+            if warm is None and not new_disk:
+                changed |= warm_starts.forget(domain, "" if running else self._parts.own_disk(machine), report)
             if bool(domain.autostart()) != machine.autostart:
                 domain.setAutostart(int(machine.autostart))
                 changed = True

@@ -130,7 +130,7 @@ class Storage:
         OSError if the pool's folder may not be written to, or there is no room.
         """
         target = Path(self.path) / name
-        part = target.with_name(f".{name}.part")
+        part = target.with_name(volume_names.part(name))
         try:
             # It copies within the kernel, and where the file system can, shares what is the same.
             shutil.copyfile(source, part)

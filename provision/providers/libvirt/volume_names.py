@@ -7,6 +7,7 @@ import re
 # The last is what virtlogd makes of a long log.
 _OURS = re.compile(
     r"base-[0-9A-Za-z]+\.(disk|vmlinuz|initrd)|[0-9a-z][0-9a-z.-]*\.(qcow2|seed\.iso|identity|console\.log(\.\d+)?)"
+    r"|\.[0-9a-z][0-9a-z.-]*\.qcow2\.part"
 )
 
 
@@ -18,6 +19,11 @@ def is_ours(name: str) -> bool:
 def disk(machine: str) -> str:
     """A machine's own disk, a linked clone of a base."""
     return f"{machine}.qcow2"
+
+
+def part(name: str) -> str:
+    """A disk that is still being copied, or that a killed ktool has not copied to its end."""
+    return f".{name}.part"
 
 
 def seed(machine: str) -> str:
@@ -37,7 +43,7 @@ def log(machine: str) -> str:
 
 def of_machine(machine: str) -> tuple[str, ...]:
     """All files of a machine; the last is what virtlogd makes of a long log."""
-    return disk(machine), seed(machine), identity(machine), log(machine), f"{log(machine)}.0"
+    return disk(machine), part(disk(machine)), seed(machine), identity(machine), log(machine), f"{log(machine)}.0"
 
 
 def base(key: str) -> str:

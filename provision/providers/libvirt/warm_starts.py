@@ -13,6 +13,7 @@ whose memory cannot be kept or brought back: nothing is lost by it but time.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -227,17 +228,44 @@ def snapshot_xml(domain: str) -> str:
         ET.SubElement(snapshot, tag).text = text
     ET.SubElement(snapshot, "memory", snapshot="internal")
     disks = ET.SubElement(snapshot, "disks")
-    for target, kept in (("vda", "internal"), ("vdb", "no")):
-        ET.SubElement(disks, "disk", name=target, snapshot=kept)
+    for target in (one.get("dev", "") for one in root.findall("devices/disk/target")):
+        ET.SubElement(disks, "disk", name=target, snapshot="internal" if target == "vda" else "no")
     snapshot.append(root)
     return ET.tostring(snapshot, encoding="unicode")
 
 
-def forget(domain: Handle) -> None:
-    """Remove the memory that a killed ktool left in a machine's disk."""
-    for snapshot in domain.listAllSnapshots():
-        if snapshot.getName() == WARM:
+def forget(domain: Handle, disk: str, report: Report) -> bool:
+    """Remove the memory that a killed ktool left in a machine's disk; True if there was one, and is no more.
+
+    `disk` is the path of a disk on this host that nobody is using, or empty: in that one the memory is found, too, if
+    libvirt was not told of it yet.
+    """
+    left = [snapshot for snapshot in domain.listAllSnapshots() if snapshot.getName() == WARM]
+    try:
+        if not left and disk and keeps_memory(disk):
+            left = [_told(domain)]
+        for snapshot in left:
+            report("removing the memory that an interrupted run has left in its disk")
             snapshot.delete()
+    except libvirt.libvirtError as error:  # it takes room, and stops nothing
+        report(f"that memory stays: {error.get_error_message() or error}")
+        return False
+    return bool(left)
+
+
+def keeps_memory(disk: str) -> bool:
+    """Whether a disk on this host holds the memory that a machine is to go on from; False if it cannot be read."""
+    try:
+        told = json.loads(run(["qemu-img", "info", "--force-share", "--output=json", disk]))
+    except (KtoolError, ValueError):
+        return False
+    return any(snapshot.get("name") == WARM for snapshot in told.get("snapshots", ()))
+
+
+def _told(domain: Handle) -> Handle:
+    """The snapshot of the memory in a machine's disk, after libvirt was told of it."""
+    text = snapshot_xml(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+    return domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
 
 def wake(domain: Handle, report: Report) -> bool:
@@ -247,8 +275,7 @@ def wake(domain: Handle, report: Report) -> bool:
     """
     report("going on from kept memory")
     try:
-        text = snapshot_xml(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
-        snapshot = domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
+        snapshot = _told(domain)
         try:
             domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
         finally:

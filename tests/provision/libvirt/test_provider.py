@@ -24,7 +24,7 @@ from provision.lab_state import LabState, cache_dir
 from provision.machine_image.prepare import is_ready
 from provision.machine_image.recipe import recipe_for
 from provision.machine_image.root import boot_files
-from provision.providers.libvirt import acceleration, names
+from provision.providers.libvirt import acceleration, names, warm_starts
 from provision.providers.libvirt.connection import Connection
 from provision.providers.libvirt.definitions import read_domain
 from provision.providers.libvirt.provider import LibvirtProvider
@@ -39,6 +39,8 @@ NO_IMAGE = "" if is_ready(ImageSettings(), cache_dir()) else "no image was built
 MISSING = libvirtd.missing() or NO_IMAGE
 # A machine alone boots in a quarter of a minute; the rest is for machines that are busy with other tests.
 BOOT_SECONDS = 240.0
+# What the kernel draws, and reads from the firmware, once per boot.
+ONE_BOOTS = "/proc/sys/kernel/random/boot_id /sys/class/dmi/id/product_uuid"
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
@@ -172,17 +174,20 @@ def test_machines_go_on_from_kept_memory(connection: libvirt.virConnect, tmp_pat
             # What every machine has to itself, then what they have alike.
             own = "hostname; cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key.pub; "
             own += "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | sha256sum | cut -c1-64; "
-            state = "systemctl is-active docker ssh; docker ps -q; date +%s; df --output=size -BG / | tail -1"
+            state = "systemctl is-active docker ssh; docker ps -q; date +%s; df --output=size -BG / | tail -1; "
+            state += f"journalctl -q -b -u ssh -o cat | wc -l; cat {ONE_BOOTS}"
             told[wanted.name] = shell.run(["sh", "-c", own + state]).stdout.splitlines()
     for name, number in (("m1", 10), ("m2", 11)):
-        hostname, machine_id, mac, host_key, _, _, docker, ssh, now, size = told[name]
+        hostname, machine_id, mac, host_key, _, _, docker, ssh, now, size, entries, *_ = told[name]
         assert (hostname, mac, docker, ssh) == (name, names.mac_for("lab", name), "active", "active")
         assert machine_id == names.domain_uuid("lab", name).replace("-", "")
         assert " ".join(host_key.split()[:2]) in keys[name]
         assert abs(int(now) - time.time()) < 90, "its clock does not go on from the memory's time"
         assert size.strip() == "10G"
+        assert int(entries) > 0, "its journal is found by the machine-id that it has now"
         assert Found(name=name, state=MachineState.RUNNING, address=f"192.168.150.{number}") in provider.find()
     assert not set(told["m1"][:6]) & set(told["m2"][:6]), told
+    assert told["m1"][-2:] == told["m2"][-2:], "docs/libvirt.md says that they have these from one boot"
     # Nothing is left of the memory, and a machine that starts again is the same as before.
     assert provider.snapshots(one.machines[0]) == []
     assert connection.lookupByName("lab-m1").snapshotNum() == 0
@@ -194,6 +199,9 @@ def test_machines_go_on_from_kept_memory(connection: libvirt.virConnect, tmp_pat
         again = "hostname; cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key.pub"
         assert shell.run(["sh", "-c", again]).stdout.splitlines() == told["m1"][:4]
         assert "ktool.warm" not in shell.run(["cat", "/proc/cmdline"]).stdout
+        boot_id, system_uuid = shell.run(["sh", "-c", f"cat {ONE_BOOTS}"]).stdout.split()
+        assert boot_id != told["m1"][-2]
+        assert system_uuid == names.domain_uuid("lab", "m1")
     clean(provider, "m1", "m2")
 
 
@@ -405,17 +413,18 @@ def test_a_disk_must_hold_its_image(connection: libvirt.virConnect, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "warm"),
     [
-        "virConnect.storagePoolDefineXML",
-        "virConnect.networkDefineXML",
-        "virConnect.defineXML",
-        "virDomain.snapshotCreateXML",
-        "virDomain.revertToSnapshot",
+        ("virConnect.storagePoolDefineXML", False),
+        ("virConnect.networkDefineXML", False),
+        ("virConnect.defineXML", False),
+        ("virConnect.defineXML", True),
+        ("virDomain.snapshotCreateXML", True),
+        ("virDomain.revertToSnapshot", True),
     ],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_on_the_way(connection: libvirt.virConnect, tmp_path: Path, call: str, when: str) -> None:
+def test_killed_on_the_way(connection: libvirt.virConnect, tmp_path: Path, call: str, warm: bool, when: str) -> None:
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -428,7 +437,7 @@ def dying(*arguments):
         original(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 libvirt.{call} = dying
-one = the_killed({call!r})
+one = the_killed(warm={warm})
 provider_of(one, Path(sys.argv[1])).create(one.machines[0], silent)
 """
     checkout = Path(__file__).parents[3]
@@ -436,19 +445,31 @@ provider_of(one, Path(sys.argv[1])).create(one.machines[0], silent)
         [sys.executable, "-c", program, str(tmp_path)], cwd=checkout, check=False, timeout=120, capture_output=True
     )
     assert done.returncode == -9, done.stderr.decode()
-    one = the_killed(call)
+    one = the_killed(warm=warm)
+    disk = "/var/lib/libvirt/images/ktool-lab/m1.qcow2"
+    assert warm_starts.keeps_memory(disk) is warm
     provider = provider_of(one, tmp_path)
-    woken = (call, when) == ("virDomain.revertToSnapshot", "after")
-    assert provider.create(one.machines[0], silent) is not woken
+    said: list[str] = []
+    assert provider.create(one.machines[0], said.append)
+    assert ("removing the memory that an interrupted run has left in its disk" in said) is warm
     assert the_found(provider).state is MachineState.RUNNING
     assert connection.lookupByName("lab-m1").snapshotNum() == 0
+    assert not warm_starts.keeps_memory(disk)
     assert not provider.create(one.machines[0], silent)
     clean(provider, "m1")
 
 
-def the_killed(call: str) -> Lab:
-    """A lab with what is called on the way."""
-    return lab(machine("m1", warm_start=True)) if call.startswith("virDomain") else small("m1")
+def test_a_copy_that_was_broken_off_goes(connection: libvirt.virConnect, tmp_path: Path) -> None:
+    one = small("m1")
+    provider = provider_of(one, tmp_path)
+    provider.prepare(one.machines, silent)
+    Path("/var/lib/libvirt/images/ktool-lab/.m1.qcow2.part").write_bytes(b"half of a disk")
+    clean(provider, "m1")
+
+
+def the_killed(*, warm: bool) -> Lab:
+    """A lab of one machine, which boots or goes on from kept memory."""
+    return lab(machine("m1", warm_start=True)) if warm else small("m1")
 
 
 def test_the_try_itself(connection: libvirt.virConnect, tmp_path: Path, daemon: Libvirtd) -> None:

@@ -109,6 +109,11 @@ def test_a_snapshot_tells_which_disk_holds_the_memory() -> None:
         "vda": "internal",
         "vdb": "no",
     }
+    for seed in root.findall("domain/devices/disk"):
+        if seed.find("target[@dev='vdb']") is not None:
+            root.find("domain/devices").remove(seed)
+    alone = ET.fromstring(snapshot_xml(ET.tostring(root.find("domain"), encoding="unicode")))
+    assert [disk.get("name") for disk in alone.findall("disks/disk")] == ["vda"], "libvirt refuses what is not there"
 
 
 def test_what_a_machine_is_told() -> None:
