@@ -7,13 +7,14 @@ kept memory, this process is part of that memory (`ktool-warm.service`): each co
 caller's arguments, environment, folder and files, and with random numbers of its own (see kube.late_arguments). After
 the first ones it ends; commands load themselves again then.
 
-Protocol (unix(7), SOCK_SEQPACKET): the client sends one message, fields ended by NUL: folder, umask, number of
-arguments, arguments, variables; with it its standard input, output and error. It is sent the command's pid, then its
-exit status. Only root may connect.
+Protocol (unix(7), SOCK_SEQPACKET): the client sends one message, fields separated by NUL: folder, umask, number of
+arguments, arguments, variables; with it its standard input, output and error. It is sent the command's pid, and says
+`begin` when it is ready to pass on signals; then it is sent the exit status. Only root may connect.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import os
@@ -22,7 +23,11 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
+
+from ktool.standby_client import MESSAGE_BYTES
 
 # What `up` and `join` import, by themselves or while they wait.
 MODULES = (
@@ -38,7 +43,6 @@ MODULES = (
 )
 # After its first command: those that make a node follow within a minute or two.
 SERVES_SECONDS = 300.0
-MESSAGE_BYTES = 128 * 1024
 
 
 def main(path: Path) -> None:
@@ -65,8 +69,8 @@ def main(path: Path) -> None:
 def _serve(listener: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here asks how they ended
     end = float("inf")
-    while time.monotonic() < end:
-        listener.settimeout(None if end == float("inf") else end - time.monotonic())
+    while (left := end - time.monotonic()) > 0:
+        listener.settimeout(None if left == float("inf") else left)
         try:
             client, _ = listener.accept()
         except TimeoutError:
@@ -74,25 +78,48 @@ def _serve(listener: socket.socket) -> None:
         with client:
             client.settimeout(SERVES_SECONDS)
             if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                listener.close()
-                os._exit(_command(client))
+                _child(listener, client)
         end = min(end, time.monotonic() + SERVES_SECONDS)
 
 
-def _command(client: socket.socket) -> int:
-    """In the child: run the command; its status, which the client was told."""
+def _child(listener: socket.socket, client: socket.socket) -> NoReturn:
+    """Run the command and tell the client its status. Whatever happens, this process never goes on as the one that it
+    was forked from."""
     status = 1
     try:
-        message, files, _, _ = socket.recv_fds(client, MESSAGE_BYTES, 3)
-        client.send(str(os.getpid()).encode())
-        _become(message.decode(errors="surrogateescape").split("\0"), files)
-        status = _run()
-    except Exception:  # noqa: BLE001 (as at the end of any program)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        listener.close()
+        status = _command(client)
+    except BaseException:  # noqa: BLE001 (as at the end of any program)
         traceback.print_exc()
     finally:
-        client.send(str(status).encode())
+        with suppress(OSError):
+            client.send(str(status).encode())
+        os._exit(status)
+
+
+def _command(client: socket.socket) -> int:
+    """Run the command; its status."""
+    message, files, _, _ = socket.recv_fds(client, MESSAGE_BYTES, 3)
+    try:
+        client.send(str(os.getpid()).encode())
+        begin = client.recv(64)
+    except OSError:
+        begin = b""
+    if not begin:  # the client was killed
+        return 1
+    _become(message.decode(errors="surrogateescape").split("\0"), files)
+    _end_with(client)
+    status = _run()
+    fcntl.fcntl(client, fcntl.F_SETFL, 0)
     return status
+
+
+def _end_with(client: socket.socket) -> None:
+    """A client that is killed takes its command with it (fcntl(2): F_SETSIG), as if they were one process."""
+    fcntl.fcntl(client, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(client, fcntl.F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(client, fcntl.F_SETFL, os.O_ASYNC)
 
 
 def _become(fields: list[str], files: list[int]) -> None:

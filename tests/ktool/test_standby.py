@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -103,6 +105,105 @@ def test_a_command_is_interrupted(there: Standby) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def waiting_command(there: Standby, *before: str) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+    """A client whose command waits for the rest of its standard input, and that command."""
+    server = psutil.Process(there.process.pid)
+    known = {child.pid for child in server.children()}
+    argv = [*before, *by_standby(there.path, "join", "-")]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until(lambda: [child for child in server.children() if child.pid not in known])
+    (command,) = (child for child in server.children() if child.pid not in known)
+    # It reads from a pipe: the file is there once it has taken the caller's place.
+    assert process.stdin is not None
+    mine = os.fstat(process.stdin.fileno()).st_ino
+    until(lambda: os.stat(f"/proc/{command.pid}/fd/0").st_ino == mine)
+    return process, command
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_command_ends_with_its_client_and_others_are_served_on(there: Standby) -> None:
+    process, command = waiting_command(there)
+    end(process)
+    until(lambda: not command.is_running())
+    assert there.path.exists()
+    assert run(by_standby(there.path, "version", "--client")).returncode == 0
+    assert there.process.poll() is None
+
+
+def test_a_client_that_asks_and_goes_leaves_the_socket_where_it_is(there: Standby) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(there.path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(there.path))
+        socket.send_fds(client, [b"\0".join([b"/", b"18", b"1", b"--version"])], [0, 1, 2])
+    until(lambda: not psutil.Process(there.process.pid).children())
+    assert there.path.exists()
+
+
+def test_a_command_that_a_signal_ends_says_so_as_in_a_shell(there: Standby) -> None:
+    process, command = waiting_command(there)
+    try:
+        process.terminate()
+        assert process.wait(SECONDS) == 128 + signal.SIGTERM
+        until(lambda: not command.is_running())
+    finally:
+        end(process)
+
+
+def test_what_the_caller_ignores_is_not_passed_on(there: Standby) -> None:
+    process, command = waiting_command(there, "nohup")
+    try:
+        process.send_signal(signal.SIGHUP)
+        _, said = process.communicate(b"{no join file", timeout=SECONDS)
+        assert process.returncode == 1, said
+        assert b"join" in said
+        until(lambda: not command.is_running())
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("size", [150_000, 300_000])
+def test_with_more_to_say_than_fits_a_command_runs_by_itself(there: Standby, size: int) -> None:
+    many = {f"MUCH_{number}": "x" * 50_000 for number in range(size // 50_000)}
+    argv = by_standby(there.path, "version", "--client")
+    done = subprocess.run(argv, env={**os.environ, **many}, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout[:5]) == (0, "ktool"), done.stderr
+
+
+def test_where_the_other_side_ends_before_it_has_begun_a_command_runs_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "KEY"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ending:
+        ending.bind(str(path))
+        ending.listen()
+        argv = by_standby(path, "version", "--client")
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "KUBECONFIG": ""})
+        select.select([ending], [], [], SECONDS)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert (process.returncode, said[:5]) == (0, b"ktool")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_files_are_no_hindrance(there: Standby, closed: str) -> None:
+    line = shlex.join(by_standby(there.path, "version", "--client")) + " " + closed
+    alone = shlex.join([sys.executable, "-m", "ktool", "version", "--client"]) + " " + closed
+    assert run(["sh", "-c", line]).returncode == run(["sh", "-c", alone]).returncode
+
+
+def test_bytes_that_are_no_text_arrive(there: Standby, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    argv = [*by_standby(there.path), b"--data-dir", folder + b"/\xfe", b"kubeconfig"]
+    for latin in ({}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}):
+        env = {**os.environb, **{os.fsencode(n): os.fsencode(v) for n, v in latin.items()}, b"ODD": b"\xff"}
+        done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, timeout=SECONDS)
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("leftover", [True, False])
