@@ -34,6 +34,8 @@ async def _preload(session: Session, *, control_plane: bool, agent: bool, superv
 
     roles = frozenset(({MASTER} if control_plane else set()) | ({AGENT} if agent else set()))
     with reporting(output) as (progress, _):
-        await preload(LocalClusterConfig(data_dir=session.data_dir, roles=roles, supervisor=supervisor), progress)
+        config = LocalClusterConfig(data_dir=session.data_dir, roles=roles, supervisor=supervisor)
+        loaded = await preload(config, progress)
     if not output:
-        click.echo("\nLoaded; waiting for `ktool up` or `ktool join`.")
+        said = "\nLoaded; waiting for `ktool up` or `ktool join`."
+        click.echo(said if loaded else "This machine is part of a cluster (or was): it is left as it is.")

@@ -62,12 +62,15 @@ async def prepare(config: LocalClusterConfig, progress: Progress = lambda event:
     return address
 
 
-async def preload(config: LocalClusterConfig, progress: Progress = lambda event: None) -> None:
-    """Have the programs of `config.roles` loaded, each waiting for its arguments. One that has them is left as it is.
+async def preload(config: LocalClusterConfig, progress: Progress = lambda event: None) -> bool:
+    """Have the programs of `config.roles` loaded, each waiting for its arguments. One that has them is left as it is;
+    a machine that is part of a cluster, or was, is left alone altogether (False).
 
     KtoolError where one does not get that far.
     """
     supervisor = detect(config.data_dir, wanted=config.supervisor)
+    if any(steps.in_use(config, name) for name in (MASTER, AGENT)):
+        return False
     with lock.held(config.data_dir):
         await steps.prepare(config, supervisor, Journal(config.journal_file), progress)
         programs = [config.program(name) for name in (MASTER, AGENT) if name in config.roles]
@@ -86,6 +89,7 @@ async def preload(config: LocalClusterConfig, progress: Progress = lambda event:
                     )
                 await asyncio.sleep(POLL_SECONDS)
             doing.result = "loaded; waiting for what to do"
+    return True
 
 
 def check_no_master(config: LocalClusterConfig) -> None:

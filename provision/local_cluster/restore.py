@@ -69,12 +69,20 @@ async def restore(
         doing.unchanged(f"{header.objects} objects of {header.made}, from {header.node}")
     config = replace(config, store=config.store or header.store)
     supervisor = detect(config.data_dir, wanted=config.supervisor)
-    services = [name for name in (ETCD, MASTER, AGENT) if name in supervisor.names()]
+    services = _services(config, supervisor)
     _check(config, backup, services)
     with lock.held(config.data_dir):
         if config.store_there == ETCD:
             await _require_alone(config, supervisor, services)
         return await _Restore(config, supervisor, path, load, progress, services).run()
+
+
+def _services(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> list[str]:
+    """What runs here, or did; not what was started ahead, and serves nothing until `up` tells it what."""
+    from provision.local_cluster import steps
+
+    there = [name for name in (ETCD, MASTER, AGENT) if name in supervisor.names()]
+    return [name for name in there if name == ETCD or not steps.waits(config, supervisor, name)]
 
 
 def _check(config: LocalClusterConfig, backup: Backup, services: list[str]) -> None:

@@ -90,7 +90,7 @@ def _check_roles(config: LocalClusterConfig, supervisor: ServiceSupervisor) -> N
             wanted="a machine that is not part of a cluster",
             mend="take it out of that cluster first: ktool down",
         )
-    if AGENT not in config.roles and AGENT in supervisor.names() and not steps.waits(supervisor, config.program(AGENT)):
+    if AGENT not in config.roles and AGENT in supervisor.names() and not steps.waits(config, supervisor, AGENT):
         raise KtoolError(
             "this machine is a node already",
             found="a running agent",

@@ -118,7 +118,7 @@ def _prepare(config: LocalClusterConfig, supervisor: ServiceSupervisor, journal:
     settings = SYSCTLS if AGENT in config.roles else {}
     changed = [name for name, value in settings.items() if sysctl.ensure(journal, name, value)]
     orphans = supervisor.recover()
-    ahead = [name for name in (MASTER, AGENT) if name not in config.roles and waits(supervisor, config.program(name))]
+    ahead = [name for name in (MASTER, AGENT) if name not in config.roles and waits(config, supervisor, name)]
     for name in ahead:
         supervisor.remove(name)
     doing.changed = not known or bool(changed) or bool(orphans) or bool(ahead)
@@ -153,9 +153,13 @@ def run_service(supervisor: ServiceSupervisor, service: ServiceSpec | Program, *
     """Have the service running as wanted; True if it had to be started. A program that was started ahead of its
     arguments goes on with them: that counts, and it is not started anew."""
     spec, program = (service.spec, service) if isinstance(service, Program) else (service, None)
-    running = supervisor.status(spec.name).running
+    status = supervisor.status(spec.name)
+    running = status.running
     waits = running and program is not None and not program.told
     differs = supervisor.differs(spec) or (program is not None and program.differs())
+    if waits and status.restarts:
+        # One that ended while it waited would be taken for one that cannot start.
+        differs = True
     if running and (differs or (restart and not waits)):
         # Before its settings change: a run that ends in between would leave a process of the old ones beside the new
         # ones, and the next run take it for theirs.
@@ -171,16 +175,32 @@ def run_service(supervisor: ServiceSupervisor, service: ServiceSpec | Program, *
 
 
 def start_ahead(supervisor: ServiceSupervisor, program: Program) -> None:
-    """Have the program's process running, which waits for its arguments unless it has them."""
-    if not supervisor.status(program.spec.name).running:
-        waiting_file(program.arguments_file).unlink(missing_ok=True)  # of one that was killed
+    """Have the program's process running, which waits for its arguments. One that has them is left as it is."""
+    if program.told:
+        return
+    running = supervisor.status(program.spec.name).running
+    if running and not supervisor.differs(program.spec):
+        return
+    if running:  # of another runtime
+        supervisor.stop(program.spec.name)
+    waiting_file(program.arguments_file).unlink(missing_ok=True)  # of one that was killed
     supervisor.install(program.spec)
     supervisor.start(program.spec.name)
 
 
-def waits(supervisor: ServiceSupervisor, program: Program) -> bool:
-    """Whether the service is one that was started ahead, and that nobody has told anything."""
-    return program.spec.name in supervisor.names() and not program.told and not supervisor.differs(program.spec)
+def waits(config: LocalClusterConfig, supervisor: ServiceSupervisor, name: str) -> bool:
+    """Whether the master or the agent is a service that was started ahead, and that nobody has told anything."""
+    if name not in supervisor.names() or config.program(name).told:
+        return False
+    # One of an earlier version of ktool has its arguments in its command line, and is in use.
+    return not supervisor.differs(config.program(name).spec) or not in_use(config, name)
+
+
+def in_use(config: LocalClusterConfig, name: str) -> bool:
+    """Whether this machine has become a master, or a node (or was invited to be one)."""
+    if name == MASTER:
+        return config.ca_certificate.exists() or bool(config.store_there)
+    return config.join_file.exists() or config.agent_certificate.exists()
 
 
 @contextmanager

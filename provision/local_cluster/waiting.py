@@ -22,8 +22,10 @@ POLL_SECONDS = 0.05
 # processor: after each look, it is left alone for this many times as long (at most two seconds).
 POLL_REST = 8
 POLL_MOST_SECONDS = 2.0
-# How long a watch lasts, and the pause before the next.
-WATCH_SECONDS = 30
+# How long a watch lasts, how much later it is given up (of a master that has vanished behind a load balancer nothing is
+# heard), and the pause before the next.
+WATCH_SECONDS = 10
+WATCH_GRACE_SECONDS = 5.0
 WATCH_AGAIN_SECONDS = 0.2
 # The supervisor, which takes longest to ask, is asked when the service's process has gone, and this often besides.
 FIRST_ASK_SECONDS = 1.0
@@ -117,14 +119,16 @@ class _NodeWatch:
         """Keep `node` as it is, until cancelled. ApiError where the API server refuses."""
         while True:
             try:
-                await self._watch()
+                async with asyncio.timeout(WATCH_SECONDS + WATCH_GRACE_SECONDS):
+                    await self._watch()
+                self.problem = ""
             except ApiError as error:
                 if error.code not in (410, 429, *range(500, 600)):
                     raise
                 # A master that has just started, one whose etcd elects a leader, a load balancer without a master.
                 self.problem = f"the API server cannot answer: {error.message}"
             except (ConnectionError, TimeoutError) as error:
-                self.problem = f"the API server cannot be reached: {error}"
+                self.problem = f"the API server cannot be reached: {str(error) or 'no answer'}"
             finally:
                 self.changed.set()
             await asyncio.sleep(WATCH_AGAIN_SECONDS)

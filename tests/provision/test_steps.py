@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from provision.local_cluster import preparation, restore
+from provision.local_cluster.config import AGENT, MASTER, LocalClusterConfig
 from provision.local_cluster.program import Program
 from provision.local_cluster.steps import run_service, start_ahead, waits
 from provision.services.service import ServiceSpec, ServiceStatus
@@ -17,13 +19,14 @@ SPEC = ServiceSpec(name="agent", description="agent", argv=("/bin/true",), log_p
 class Supervisor:
     """Notes what is done to its only service."""
 
-    def __init__(self, *, running: bool, other: bool) -> None:
+    def __init__(self, *, running: bool, other: bool, restarts: int = 0) -> None:
         self.running = running
         self.other = other
+        self.restarts = restarts
         self.done: list[str] = []
 
     def status(self, name: str) -> ServiceStatus:
-        return ServiceStatus(name, running=self.running)
+        return ServiceStatus(name, running=self.running, restarts=self.restarts)
 
     def names(self) -> list[str]:
         return ["agent"] if self.running else []
@@ -89,16 +92,76 @@ def test_a_program_is_told_its_arguments(
     assert program.arguments_file.read_text() == "--a\n"
 
 
-def test_a_program_that_was_started_ahead(tmp_path: Path) -> None:
-    supervisor = Supervisor(running=False, other=True)
+@pytest.mark.parametrize("told", [True, False])
+def test_one_that_ended_while_it_waited_begins_anew(tmp_path: Path, told: bool) -> None:
+    supervisor = Supervisor(running=True, other=False, restarts=3)
+    program = Program(SPEC, tmp_path / "agent.args", ("--a",))
+    if told:
+        program.tell()
+    assert run_service(cast("Any", supervisor), program) is not told
+    assert supervisor.done == (["install"] if told else ["stop", "install", "start"])
+
+
+@pytest.mark.parametrize(
+    ("running", "other", "told", "done"),
+    [
+        (False, True, False, ["install", "start"]),
+        (True, False, False, []),
+        (True, True, False, ["stop", "install", "start"]),
+        # Its settings must not change beside a process of the old ones.
+        (True, True, True, []),
+        (False, True, True, []),
+    ],
+)
+def test_a_program_is_started_ahead(tmp_path: Path, running: bool, other: bool, told: bool, done: list[str]) -> None:
+    supervisor = Supervisor(running=running, other=other)
     program = Program(SPEC, tmp_path / "agent.args", ())
+    if told:
+        program.tell()
     start_ahead(cast("Any", supervisor), program)
-    assert supervisor.done == ["install", "start"]
-    assert not program.told
-    supervisor.running, supervisor.other = True, False
-    assert waits(cast("Any", supervisor), program)
-    supervisor.other = True  # one of another version of ktool, whose arguments are in its command line
-    assert not waits(cast("Any", supervisor), program)
-    supervisor.other = False
-    program.tell()
-    assert not waits(cast("Any", supervisor), program)
+    assert supervisor.done == done
+    assert program.told is told
+
+
+@pytest.mark.parametrize(
+    ("other", "file", "waiting"),
+    [
+        (False, "", True),
+        # It was started by the runtime that a machine's image has, and another one is there by now.
+        (True, "", True),
+        # One of an earlier version of ktool has its arguments in its command line.
+        (True, "agent/join.json", False),
+        (True, "agent/pki/kubelet-client.crt", False),
+        (False, "agent.args", False),
+        (True, "agent.args", False),
+    ],
+)
+def test_who_was_started_ahead(tmp_path: Path, other: bool, file: str, waiting: bool) -> None:
+    if file:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    supervisor = Supervisor(running=True, other=other)
+    config = LocalClusterConfig(data_dir=tmp_path)
+    assert waits(config, cast("Any", supervisor), AGENT) is waiting
+    assert not waits(config, cast("Any", supervisor), MASTER), "no such service"
+
+
+@pytest.mark.parametrize("file", ["pki/ca.crt", "store/state.db", "etcd.yml", "agent/join.json"])
+async def test_a_machine_of_a_cluster_is_not_loaded_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    supervisor = Supervisor(running=True, other=True)
+    monkeypatch.setattr(preparation, "detect", lambda *_, **__: supervisor)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    assert await preparation.preload(LocalClusterConfig(data_dir=tmp_path)) is False
+    assert supervisor.done == []
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")} == {file.split("/")[0]}
+
+
+def test_a_backup_is_not_brought_back_by_a_master_that_waits(tmp_path: Path) -> None:
+    supervisor = Supervisor(running=True, other=False)
+    config = LocalClusterConfig(data_dir=tmp_path)
+    assert restore._services(config, cast("Any", supervisor)) == []
+    config.program(AGENT).tell()
+    assert restore._services(config, cast("Any", supervisor)) == [AGENT]

@@ -74,7 +74,9 @@ async def test_waiting_ends(tmp_path: Path) -> None:
 class Watched:
     """A client whose server says one thing after the other to those who watch, and nothing more then."""
 
-    def __init__(self, *answers: core_v1.Node | Exception) -> None:
+    SILENCE, END = "silence", "end"
+
+    def __init__(self, *answers: core_v1.Node | Exception | str) -> None:
         self.answers = [*answers]
 
     async def watch(self, kind: type[Any], *, field_selector: str, timeout_seconds: int) -> AsyncIterator[Any]:
@@ -84,6 +86,10 @@ class Watched:
             answer = self.answers.pop(0)
             if isinstance(answer, Exception):
                 raise answer
+            if answer == self.END:
+                return
+            if answer == self.SILENCE:
+                break
             yield WatchEvent("ADDED", answer)
         await asyncio.sleep(60)
 
@@ -103,7 +109,7 @@ class Wait:
         self.supervisor = Supervisor(ServiceStatus(AGENT, running=True, pid=os.getpid()))
         self.said: list[str] = []
 
-    async def __call__(self, *answers: core_v1.Node | Exception, since: float = 0.0) -> core_v1.Node:
+    async def __call__(self, *answers: core_v1.Node | Exception | str, since: float = 0.0) -> core_v1.Node:
         doing = SimpleNamespace(detail=self.said.append)
         supervisor = cast("Any", self.supervisor)
         return await waiting.for_node(
@@ -123,6 +129,23 @@ async def test_an_api_server_that_cannot_answer_for_now_is_waited_for(
     assert "the API server cannot be reached: refused" in wait.said
     with pytest.raises(ApiError, match="forbidden"):
         await wait(status.forbidden("nodes", "one", "no"))
+
+
+async def test_a_watch_of_which_nothing_is_heard_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "WATCH_GRACE_SECONDS", 0.0)
+    wait, ready = Wait(tmp_path), node(ready="True")
+    assert await wait(node(ready="False"), Watched.SILENCE, ready) is ready
+    assert "the API server cannot be reached: no answer" in wait.said
+
+
+async def test_an_api_server_that_is_back_is_not_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WATCH_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(waiting, "POLL_MOST_SECONDS", 0.01)
+    wait = Wait(tmp_path, seconds=0.3)
+    with pytest.raises(KtoolError) as caught:
+        await wait(ConnectionError("refused"), Watched.END)
+    assert caught.value.found.startswith("the node has not registered yet")
 
 
 async def test_what_a_node_said_before_does_not_count(tmp_path: Path) -> None:
