@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import sys
 import time
@@ -23,6 +24,8 @@ PREFIX = "@"
 POLL_SECONDS = 0.1
 # Different in each machine (machine-id(5)).
 MACHINE_ID = Path("/etc/machine-id")
+# How long a service manager may take to read what it is told.
+BARRIER_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 def wait(arguments: Sequence[str], load: Callable[[], None]) -> None:
     """Return when the files that the arguments name are there. Where one is missing (in a folder that is there), `load`
     is called, once, and then `waiting_file` of it says that the program waits."""
+    manager = os.environ.pop("NOTIFY_SOCKET", "")  # nothing that we start is the service
     named = [Path(text.removeprefix(PREFIX)) for text in arguments if text.startswith(PREFIX)]
     missing = [file for file in named if not file.exists() and file.parent.is_dir()]
     if not missing:
@@ -47,7 +51,7 @@ def wait(arguments: Sequence[str], load: Callable[[], None]) -> None:
         waiting.unlink(missing_ok=True)
     if _machine_id() != machine:
         log.info("this machine was another one before: going on in a new process")
-        _begin_anew()
+        _begin_anew(manager)
 
 
 def waiting_file(file: Path) -> Path:
@@ -62,21 +66,36 @@ def _machine_id() -> str:
         return ""
 
 
-def _begin_anew() -> None:
-    """Go on in a child that the service manager takes for the service; without one that could, load once more."""
-    if not os.environ.get("NOTIFY_SOCKET"):
+def _begin_anew(manager: str) -> None:
+    """Go on in a child that the service manager takes for the service; without one that could, load once more.
+
+    The child waits until the manager knows of it. Stopped before that, it would run on and nobody know: it ends.
+    """
+    if not manager:
         os.execv(sys.executable, sys.orig_argv)  # noqa: S606 (our own)
+    known, tell = os.pipe()
     if child := os.fork():
-        # systemd reads this before it learns of our end.
-        _notify(f"MAINPID={child}")
+        try:
+            _notify(manager, f"MAINPID={child}")
+            os.write(tell, b"known")
+        except OSError as error:
+            log.error("the service manager cannot be told of a new process: %s", error)
+            os._exit(1)
         os._exit(0)
+    os.close(tell)
+    if not os.read(known, 5):
+        os._exit(1)
+    os.close(known)
 
 
-def _notify(state: str) -> None:
-    """Tell the service manager (sd_notify(3))."""
-    address = os.environ["NOTIFY_SOCKET"]
+def _notify(address: str, state: str) -> None:
+    """Tell the service manager (sd_notify(3)), and wait until it has read that (sd_notify_barrier)."""
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
         to.connect(address)
         to.sendall(state.encode())
+        read, closed_there = os.pipe()
+        socket.send_fds(to, [b"BARRIER=1"], [closed_there])
+    os.close(closed_there)
+    select.select([read], [], [], BARRIER_SECONDS)

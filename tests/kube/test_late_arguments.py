@@ -6,10 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kube.late_arguments import waiting_file
@@ -31,6 +33,7 @@ def load():
 
 late_arguments.wait(sys.argv[3:], load)
 print("pid", os.getpid(), file=out)
+print("manager", os.environ.get("NOTIFY_SOCKET"), file=out)
 print("drawn", ssl.RAND_bytes(16).hex(), random.random(), file=out)
 """
 SECONDS = 30
@@ -41,6 +44,15 @@ def until(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < end, "nothing happens"
         time.sleep(0.02)
+
+
+def read_by_manager(manager: socket.socket) -> Iterator[bytes]:
+    """What it is told of a new process; descriptors are closed as systemd does."""
+    for _ in range(2):
+        message, files, _, _ = socket.recv_fds(manager, 100, 1)
+        for file in files:
+            os.close(file)
+        yield message
 
 
 class Waiting:
@@ -68,6 +80,7 @@ class Waiting:
         """Let it; the pid of who draws numbers then."""
         self.arguments.touch()
         until(lambda: len(self.lines("drawn")) == 1)
+        assert self.lines("manager") == ["manager None"], "its own children are not the service"
         assert not waiting_file(self.arguments).exists()
         return int(self.lines("pid")[0].split()[1])
 
@@ -100,11 +113,36 @@ def test_it_loads_waits_and_goes_on(start: Callable[[bool], Waiting]) -> None:
 def test_in_another_machine_it_goes_on_as_a_new_process(start: Callable[[bool], Waiting]) -> None:
     waiting = start(True)
     waiting.machine_id.write_text("another\n")
+    told: list[bytes] = []
+    reading = threading.Thread(target=lambda: told.extend(read_by_manager(waiting.manager)))
+    reading.start()
     pid = waiting.go_on()
-    assert waiting.manager.recv(100) == f"MAINPID={pid}".encode()
+    reading.join()
+    assert told == [f"MAINPID={pid}".encode(), b"BARRIER=1"]
     assert pid != waiting.process.pid
     assert waiting.process.wait(SECONDS) == 0
     assert waiting.lines("loaded") == ["loaded"], "once for all machines"
+
+
+def test_stopped_before_its_manager_knows_of_the_new_process_none_is_left(start: Callable[[bool], Waiting]) -> None:
+    waiting = start(True)
+    waiting.machine_id.write_text("another\n")
+    waiting.arguments.touch()
+    child = int(waiting.manager.recv(100).removeprefix(b"MAINPID="))
+    # A manager that has not read it takes the first one for the service.
+    waiting.process.terminate()
+    waiting.process.wait(SECONDS)
+    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    assert waiting.lines("pid") == []
+
+
+def test_where_its_manager_cannot_be_told_it_ends(start: Callable[[bool], Waiting]) -> None:
+    waiting = start(True)
+    waiting.manager.close()
+    waiting.machine_id.write_text("another\n")
+    waiting.arguments.touch()
+    assert waiting.process.wait(SECONDS) == 1, "to be started anew"
+    assert waiting.lines("pid") == []
 
 
 def test_without_a_service_manager_that_could_be_told_it_loads_again(start: Callable[[bool], Waiting]) -> None:
@@ -118,8 +156,8 @@ def test_a_process_that_was_copied_draws_other_numbers(tmp_path: Path) -> None:
     # What a kept memory does to one process, fork does to it here: two go on from the same state.
     twice = PROGRAM.replace(
         "late_arguments.wait(sys.argv[3:], load)",
-        "os.environ['NOTIFY_SOCKET'] = sys.argv[4]\nload()\n"
-        "for _ in range(2):\n    if os.fork() == 0:\n        late_arguments._begin_anew()\n        break\n"
+        "late_arguments.BARRIER_SECONDS = 0.1\nload()\n"
+        "for _ in range(2):\n    if os.fork() == 0:\n        late_arguments._begin_anew(sys.argv[4])\n        break\n"
         "else:\n    [os.wait() for _ in range(2)]\n    sys.exit()",
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
