@@ -32,7 +32,7 @@ from provision.services.detect import detect
 from provision.services.service import tail
 
 # An emulated machine takes half a minute for both programs side by side.
-LOAD_SECONDS = 180.0
+LOAD_SECONDS = 300.0
 POLL_SECONDS = 0.5
 
 

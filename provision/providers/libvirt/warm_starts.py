@@ -47,8 +47,8 @@ from provision.providers.provider import Report
 GIB = 1024**3
 # To be raised with every change here that makes another memory of the same image.
 FORMAT = 2
-# A machine alone starts in half a minute.
-START_SECONDS = 300.0
+# A machine alone starts, and loads its programs, in a minute.
+START_SECONDS = 600.0
 _POLL_SECONDS = 0.2
 _MAC = "52:54:00:00:00:01"
 # With other settings the programs would be others.
