@@ -161,6 +161,18 @@ def answers(lab: LabUnderTest, machine: str, address: str) -> bool:
     return lab.node("ssh", machine, script, check=False).returncode == 0
 
 
+def evidence(lab: LabUnderTest, machine: str, address: str) -> str:
+    """What there is to see where a Service does not answer: on the machine, and in the cluster."""
+    script = (
+        f"nft list ruleset | grep -F -e {address} -e 10.244. | head -n 40; ip route; ip neigh; "
+        "tail -n 20 /var/lib/ktool/log/agent.log; ss -Htn state established dport = :6443"
+    )
+    inside = lab.node("ssh", machine, script, check=False)
+    why = lab.node("why", machine, check=False)
+    cluster = lab.kubectl("get", "nodes,endpointslices,services,pods", "-A", "-o", "wide", check=False)
+    return "\n".join((told(inside), told(why), cluster))
+
+
 def run_example(lab: LabUnderTest, archive: Path, *, nodes: int, timeout: float = 180) -> set[str]:
     """Bring the example to a lab and ask its Service from every node; the nodes whose pods answered.
 
@@ -174,7 +186,10 @@ def run_example(lab: LabUnderTest, archive: Path, *, nodes: int, timeout: float 
     answered: set[str] = set()
     for name in lab.nodes():
         # a pod that is ready at the API server is known to every node's proxy a moment later
-        eventually(lambda name=name: answers(lab, name, address), f"the Service answers on {name}", timeout=30)  # type: ignore[misc]
+        try:
+            eventually(lambda name=name: answers(lab, name, address), f"the Service answers on {name}", timeout=30)  # type: ignore[misc]
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{evidence(lab, name, address)}") from None
         said = lab.on(name, f"python3 -Ic '{ASK}' http://{address}/", timeout=120)
         seen = set(re.findall(r"on node (\S+)", said))
         assert len(said.splitlines()) == 12, said
