@@ -234,9 +234,10 @@ include-system-site-packages = false
 # By the link, or the programs that it starts would be others than those that were started before.
 _COMMAND_SCRIPT = """\
 #!/bin/sh
-# ktool, in a process that has it loaded already where there is one (ktool/standby.py), else by itself.
+# ktool, in a process that has it loaded already where there is one (ktool/standby.py), else by itself. At a terminal it
+# is by itself: that process is in another session, without job control.
 python={python}
-if [ -S {socket} ]; then
+if [ -S {socket} ] && ! [ -t 0 ]; then
     exec "$python" -I -S {client} {socket} "$python" "$@"
 fi
 exec "$python" -c 'from ktool.__main__ import main; import sys; sys.exit(main())' "$@"

@@ -244,6 +244,32 @@ def test_what_a_machine_needs_on_its_way_into_a_cluster_is_loaded() -> None:
     assert {"aiohttp", "cryptography.x509", "provision.local_cluster.waiting", "ktool.commands.token"} <= {*loaded}
 
 
+@pytest.mark.parametrize(
+    ("somebody", "terminal", "asks"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_runtimes_command_asks_where_somebody_stands_by_but_not_at_a_terminal(
+    tmp_path: Path, somebody: bool, terminal: bool, asks: bool
+) -> None:
+    manifest = Manifest(key="0123", role=ArchiveRole.AGENT, version="1", python_tag="cp311", arch="x86_64")
+    text = command_script(manifest).replace("/run/ktool-standby", str(tmp_path))
+    python, script = tmp_path / "python", tmp_path / "ktool"
+    python.write_text('#!/bin/sh\necho "$1"\n')
+    script.write_text(text.replace("/opt/ktool/current/bin/python", str(python)))
+    python.chmod(0o755)
+    script.chmod(0o755)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        if somebody:
+            listener.bind(str(tmp_path / "0123"))
+        ends = os.openpty() if terminal else os.pipe()
+        stdin = ends[1] if terminal else ends[0]
+        try:
+            done = subprocess.run([script, "up"], stdin=stdin, capture_output=True, text=True, timeout=SECONDS)
+        finally:
+            for one in ends:
+                os.close(one)
+    assert done.stdout == ("-I\n" if asks else "-c\n"), done.stderr
+
+
 def test_a_runtimes_command_asks_its_own_process_only() -> None:
     manifest = Manifest(key="0123", role=ArchiveRole.AGENT, version="1", python_tag="cp311", arch="x86_64")
     text = command_script(manifest)
