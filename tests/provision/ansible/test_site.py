@@ -96,6 +96,7 @@ class Site:
                 "ANSIBLE_CONFIG": str(CONTENT / "ansible.cfg"),
                 "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",  # no connection stays
                 "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_FORKS": "1",  # the master is looked at first, however slow it is
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,
