@@ -43,11 +43,13 @@ MODULES = (
 )
 # After its first command: those that make a node follow within a minute or two.
 SERVES_SECONDS = 300.0
+# How often it looks, while nobody asks, whether its runtime is still the machine's.
+LOOKS_SECONDS = 60.0
 
 
 def main(path: Path) -> None:
     """Load everything, then serve at the socket `path`: until the first command for as long as it takes, then for
-    some minutes."""
+    some minutes; no longer than this runtime is the machine's."""
     import kube.quick_aiohttp  # noqa: F401 (before others import aiohttp)
 
     for name in MODULES:
@@ -68,18 +70,26 @@ def main(path: Path) -> None:
 
 def _serve(listener: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here asks how they ended
+    runtime = _runtime()
     end = float("inf")
     while (left := end - time.monotonic()) > 0:
-        listener.settimeout(None if left == float("inf") else left)
+        listener.settimeout(min(left, LOOKS_SECONDS))
         try:
             client, _ = listener.accept()
         except TimeoutError:
-            return
+            if _runtime() != runtime:
+                return
+            continue
         with client:
             client.settimeout(SERVES_SECONDS)
             if os.fork() == 0:
                 _child(listener, client)
         end = min(end, time.monotonic() + SERVES_SECONDS)
+
+
+def _runtime() -> Path:
+    """Where our code comes from, by links: another one may have come in its place, whose command does not ask us."""
+    return Path(sys.prefix).resolve()
 
 
 def _child(listener: socket.socket, client: socket.socket) -> NoReturn:

@@ -234,6 +234,29 @@ def test_it_ends_some_time_after_its_first_command(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_it_ends_when_another_runtime_has_come(tmp_path: Path) -> None:
+    path, current = tmp_path / "run" / "KEY", tmp_path / "current"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    current.symlink_to("old")
+    script = (
+        "import sys; from pathlib import Path; from ktool import standby\n"
+        "standby.LOOKS_SECONDS = 0.1; sys.prefix = sys.argv[2]; standby.main(Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(path), str(current)])
+    try:
+        until(path.exists)
+        time.sleep(0.5)
+        assert process.poll() is None
+        (tmp_path / "next").symlink_to("new")
+        (tmp_path / "next").rename(current)
+        assert process.wait(SECONDS) == 0
+        assert not path.exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_what_a_machine_needs_on_its_way_into_a_cluster_is_loaded() -> None:
     script = (
         "import importlib, json, sys\n"
