@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_link_changes_are_told_once_for_many(space: labs.Namespace, loop: object
     async def count() -> int:
         told = 0
         changes = netlink_changes.links(settle=0.05)
+        await asyncio.wait_for(anext(changes), 20)  # nothing has changed yet: from now on it is told
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.02)
         space.ip("link add one type veth peer name two", "link set one up", "link set two up", "link del one")
@@ -117,3 +119,16 @@ def test_link_changes_are_told_once_for_many(space: labs.Namespace, loop: object
 
     with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
         assert runner.run(count()) in (1, 2)
+
+
+async def test_a_bridge_that_comes_up_before_links_are_followed(space: labs.Namespace, tmp_path: Path) -> None:
+    """As when dockerd makes it while the proxy starts: nothing else may happen on a node without pods."""
+    space.ip("link add ktool0 type bridge", "addr add 10.244.0.1/24 dev ktool0")
+    host = HostNetwork(NODE, record=tmp_path / "host.json")
+    await asyncio.to_thread(host.connect_bridge)
+    assert "dev ktool0 proto 107" not in space.run("ip", "route")
+    space.ip("link set ktool0 up")
+    async with contextlib.aclosing(netlink_changes.links()) as changes:
+        await asyncio.wait_for(anext(changes), 20)
+        await asyncio.to_thread(host.connect_bridge)
+    assert "10.96.0.0/16 dev ktool0 proto 107" in space.run("ip", "route")

@@ -75,6 +75,7 @@ def test_what_the_kernel_refuses_is_told(space: labs.Namespace) -> None:
 def test_lost_routes_are_told(space: labs.Namespace, loop: object) -> None:
     async def told(*lines: str) -> bool:
         changes = netlink_changes.routes(settle=0.05)
+        await asyncio.wait_for(anext(changes), 20)  # nothing has changed yet: from now on it is told
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.02)
         space.ip(*lines)
