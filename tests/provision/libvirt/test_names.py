@@ -89,4 +89,6 @@ def test_two_of_the_same(field: dict[str, str]) -> None:
 
 def test_volumes() -> None:
     assert volume_names.key_of(f"/pool/{volume_names.base('0123abcd')}") == "0123abcd"
-    assert len(set(volume_names.of_machine("m1"))) == 5
+    names = volume_names.of_machine("m1")
+    assert len(set(names)) == len(names) == 6
+    assert all(map(volume_names.is_ours, names))
